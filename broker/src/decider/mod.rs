@@ -1,0 +1,210 @@
+//! The one way from a command to an event: load the stream, fold it, decide, append; and again when somebody else was
+//! first.
+//!
+//! - [`Decider`]: that way, for any aggregate;
+//! - [`codec`]: the domain's events as the log keeps them, sealed fields sealed.
+
+pub mod codec;
+
+use std::{
+    num::NonZeroUsize,
+    sync::{Arc, Mutex, PoisonError},
+};
+
+use countersign_domain::{Aggregate, Timestamp};
+use lru::LruCache;
+
+use crate::{
+    clock::Clock,
+    log::{Append, AppendError, Entry, EventLog, Expected, Position, ReadError, StreamId, Urgency, Version},
+};
+use codec::Codec;
+
+/// How often a decision is made anew because somebody else was first. Each time somebody was, so this is not reached
+/// but by an account that is being hammered.
+const ATTEMPTS_MAX: usize = 64;
+
+/// The cache is split, so that accounts rarely wait for one another.
+const SHARDS: usize = 16;
+
+/// Decides for aggregates of one kind.
+pub struct Decider<C: Codec> {
+    log: Arc<dyn EventLog>,
+    clock: Arc<dyn Clock>,
+    codec: C,
+    cache: Vec<Mutex<LruCache<C::Id, Folded<C::Aggregate>>>>,
+}
+
+/// A state, and the version of the stream that it is the fold of.
+struct Folded<A> {
+    version: Option<Version>,
+    state: Arc<A>,
+}
+
+impl<A> Clone for Folded<A> {
+    fn clone(&self) -> Self {
+        Self { version: self.version, state: Arc::clone(&self.state) }
+    }
+}
+
+/// What came of a command. It is durable.
+#[derive(Debug)]
+pub struct Decided<A: Aggregate> {
+    /// The events; none if what was asked for stood already.
+    pub events: Vec<A::Event>,
+    /// The state with them.
+    pub state: Arc<A>,
+    /// When it was decided, by the broker's clock.
+    pub at: Timestamp,
+    /// Where the entry stands; none without events.
+    pub position: Option<Position>,
+}
+
+/// Why nothing could be decided.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum Error {
+    /// The log does not take it. Its own error says if a retry helps.
+    #[error(transparent)]
+    Append(#[from] AppendError),
+    /// The log cannot be read.
+    #[error(transparent)]
+    Read(#[from] ReadError),
+    /// The stream has an event that this release cannot read: it refuses to decide rather than to skip.
+    #[error("stream {stream}, position {position}: {error}")]
+    Undecidable {
+        /// Which stream.
+        stream: StreamId,
+        /// Where.
+        position: Position,
+        /// What is wrong with the event.
+        error: codec::Error,
+    },
+    /// Somebody else was first, again and again.
+    #[error("the account is too busy")]
+    Contended,
+}
+
+impl<C: Codec> Decider<C> {
+    /// Decides on the log, keeping at most so many states in memory.
+    pub fn new(log: Arc<dyn EventLog>, clock: Arc<dyn Clock>, codec: C, cached_max: NonZeroUsize) -> Self {
+        let per_shard = NonZeroUsize::new(cached_max.get().div_ceil(SHARDS)).unwrap_or(NonZeroUsize::MIN);
+        let cache = (0..SHARDS).map(|_| Mutex::new(LruCache::new(per_shard))).collect();
+        Self { log, clock, codec, cache }
+    }
+
+    /// How events are read and written.
+    pub fn codec(&self) -> &C {
+        &self.codec
+    }
+
+    /// The log that it decides on.
+    pub fn log(&self) -> &Arc<dyn EventLog> {
+        &self.log
+    }
+
+    /// The state as the log has it now.
+    pub async fn load(&self, id: C::Id) -> Result<Arc<C::Aggregate>, Error> {
+        Ok(self.fold(id).await?.state)
+    }
+
+    /// Asks the aggregate. `command` is made from the state that decides, anew at each attempt: what it draws or signs
+    /// fits that state. Answers once the events are durable.
+    pub async fn decide<E>(
+        &self,
+        id: C::Id,
+        mut command: impl FnMut(&C::Aggregate, Timestamp) -> Result<<C::Aggregate as Aggregate>::Command, E>,
+    ) -> Result<Decided<C::Aggregate>, E>
+    where
+        E: From<Error> + From<<C::Aggregate as Aggregate>::Refusal>,
+    {
+        for _ in 0..ATTEMPTS_MAX {
+            let folded = self.fold(id).await?;
+            let at = self.clock.now();
+            let events = folded.state.decide(&command(&folded.state, at)?, at)?;
+            if events.is_empty() {
+                return Ok(Decided { events, state: folded.state, at, position: None });
+            }
+            let expected = folded.version.map_or(Expected::Empty, Expected::At);
+            match self.log.append(self.append_of(id, expected, at, &events)).await {
+                Ok(appended) => {
+                    let mut state = folded.state;
+                    let evolving = Arc::make_mut(&mut state);
+                    for event in &events {
+                        evolving.evolve(event, at);
+                    }
+                    self.remember(id, Folded { version: Some(appended.version), state: Arc::clone(&state) });
+                    return Ok(Decided { events, state, at, position: Some(appended.position) });
+                }
+                Err(AppendError::Conflict { .. }) => {}
+                Err(error) => return Err(Error::from(error).into()),
+            }
+        }
+        Err(Error::Contended.into())
+    }
+
+    /// The events of an entry of one of these aggregates' streams, with their aggregate's id.
+    pub fn decode(&self, entry: &Entry) -> Result<(C::Id, Vec<<C::Aggregate as Aggregate>::Event>), Error> {
+        let id = self.codec.id(entry.stream);
+        let decoded: Result<Vec<_>, _> =
+            entry.events.iter().filter_map(|record| self.codec.decode(id, record).transpose()).collect();
+        match decoded {
+            Ok(events) => Ok((id, events)),
+            Err(error) => Err(Error::Undecidable { stream: entry.stream, position: entry.position, error }),
+        }
+    }
+
+    fn append_of(
+        &self,
+        id: C::Id,
+        expected: Expected,
+        at: Timestamp,
+        events: &[<C::Aggregate as Aggregate>::Event],
+    ) -> Append {
+        Append {
+            stream: self.codec.stream(id),
+            expected,
+            urgency: Urgency::Now,
+            recorded_at_ms: at.as_millis(),
+            events: events.iter().map(|event| self.codec.encode(id, event)).collect(),
+        }
+    }
+
+    async fn fold(&self, id: C::Id) -> Result<Folded<C::Aggregate>, Error> {
+        let stream = self.codec.stream(id);
+        let version = self.log.version(stream).await?;
+        let mut folded = self.remembered(id).unwrap_or_else(|| Folded { version: None, state: Arc::default() });
+        if folded.version == version {
+            return Ok(folded);
+        }
+        for entry in self.log.read(stream, folded.version).await? {
+            let (_, events) = self.decode(&entry)?;
+            let state = Arc::make_mut(&mut folded.state);
+            for event in &events {
+                state.evolve(event, Timestamp::from_millis(entry.recorded_at_ms));
+            }
+            folded.version = Some(entry.version);
+        }
+        self.remember(id, folded.clone());
+        Ok(folded)
+    }
+
+    fn remembered(&self, id: C::Id) -> Option<Folded<C::Aggregate>> {
+        self.shard(id).lock().unwrap_or_else(PoisonError::into_inner).get(&id).cloned()
+    }
+
+    /// Whoever remembers an older state than another only makes the next one read a little more.
+    fn remember(&self, id: C::Id, folded: Folded<C::Aggregate>) {
+        self.shard(id).lock().unwrap_or_else(PoisonError::into_inner).put(id, folded);
+    }
+
+    fn shard(&self, id: C::Id) -> &Mutex<LruCache<C::Id, Folded<C::Aggregate>>> {
+        let [.., last] = self.codec.stream(id).id();
+        &self.cache[usize::from(last) % SHARDS]
+    }
+}
+
+impl<C: Codec> std::fmt::Debug for Decider<C> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Decider").finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,243 @@
+//! What can go wrong, and whether trying again helps.
+
+use std::io;
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+
+use super::entry::{ENTRY_BYTES_MAX, EVENTS_PER_ENTRY_MAX, Position, Version};
+
+/// Why an append did not become an entry. Except for [`Stopped`](Self::Stopped), nothing of it is in the log.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum AppendError {
+    /// The stream was not as expected. What made it so is durable.
+    #[error("the stream is not as expected")]
+    Conflict {
+        /// Where the stream stands now; none if it is empty.
+        current: Option<Version>,
+    },
+    /// As many appends wait for the disk as may.
+    #[error("{waiting} appends wait for the disk: no more are taken")]
+    Busy {
+        /// How many wait.
+        waiting: usize,
+    },
+    /// The file system is full. The log goes on when there is room.
+    #[error("the file system of the log is full")]
+    NoRoom,
+    /// It has no event.
+    #[error("an entry needs an event")]
+    NoEvents,
+    /// It has too many events.
+    #[error("an entry has at most {EVENTS_PER_ENTRY_MAX} events, not {events}")]
+    TooManyEvents {
+        /// How many it has.
+        events: usize,
+    },
+    /// It has too many bytes.
+    #[error("an entry has at most {ENTRY_BYTES_MAX} bytes, not {bytes}")]
+    TooLarge {
+        /// How many it has.
+        bytes: usize,
+    },
+    /// The log acknowledges nothing any more. The entry may be in the log when it starts the next time: that
+    /// nobody was told of it, says nothing.
+    #[error("the log has stopped: {0}")]
+    Stopped(Fault),
+}
+
+impl AppendError {
+    /// Whether the same append may succeed later on the same log. A conflict needs a new decision first.
+    pub fn retry_helps(&self) -> bool {
+        matches!(self, Self::Busy { .. } | Self::NoRoom)
+    }
+}
+
+/// Why entries could not be read.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum ReadError {
+    /// What is on disk is not what was written.
+    #[error(transparent)]
+    Corrupt(#[from] Corruption),
+    /// The operating system refused.
+    #[error(transparent)]
+    Disk(#[from] DiskError),
+    /// The entry is older than what is kept at hand; `log show` reads it from the archive.
+    #[error("position {position} is not kept at hand any more")]
+    Archived {
+        /// Its position.
+        position: Position,
+    },
+    /// The log has stopped.
+    #[error("the log has stopped: {0}")]
+    Stopped(Fault),
+}
+
+impl ReadError {
+    /// Whether the same read may succeed later on the same log.
+    pub fn retry_helps(&self) -> bool {
+        matches!(self, Self::Disk(_))
+    }
+}
+
+/// Why a file of the log could not be read.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub(crate) enum FileError {
+    #[error(transparent)]
+    Corrupt(#[from] Corruption),
+    #[error(transparent)]
+    Disk(#[from] DiskError),
+}
+
+impl From<FileError> for ReadError {
+    fn from(error: FileError) -> Self {
+        match error {
+            FileError::Corrupt(corruption) => Self::Corrupt(corruption),
+            FileError::Disk(error) => Self::Disk(error),
+        }
+    }
+}
+
+impl From<FileError> for StartError {
+    fn from(error: FileError) -> Self {
+        match error {
+            FileError::Corrupt(corruption) => Self::Corrupt(corruption),
+            FileError::Disk(error) => Self::Disk(error),
+        }
+    }
+}
+
+/// Why a log acknowledges nothing any more.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum Fault {
+    /// It was closed.
+    #[error("it was closed")]
+    Closed,
+    /// A write or a flush failed. What is on disk is known again after the next start.
+    #[error(transparent)]
+    Disk(#[from] DiskError),
+    /// A thread of the log panicked: a bug.
+    #[error("its writer panicked: {message}")]
+    Panicked {
+        /// What it said.
+        message: String,
+    },
+}
+
+/// Why a log does not start.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum StartError {
+    /// Another process has it open.
+    #[error("{} is in use by another process", .folder.display())]
+    InUse {
+        /// The log's folder.
+        folder: PathBuf,
+    },
+    /// A limit in its configuration makes no sense.
+    #[error("log configuration: {0}")]
+    Config(&'static str),
+    /// What is on disk is not what was written, in a way that no crash explains. `log repair` may help.
+    #[error(transparent)]
+    Corrupt(#[from] Corruption),
+    /// Something that was made from the journal knows of more than the journal has: the journal lost entries
+    /// that may have been acknowledged. `log repair` may bring them back.
+    #[error(
+        "{} knows of position {seen}, but the journal ends {}: it has lost entries", .witness.display(),
+        match .journal { Some(last) => format!("at position {last}"), None => "before the first".to_owned() }
+    )]
+    JournalBehind {
+        /// What knows of more.
+        witness: PathBuf,
+        /// The last position that it knows of.
+        seen: Position,
+        /// The last position of the journal; none if it is empty.
+        journal: Option<Position>,
+    },
+    /// The operating system refused.
+    #[error(transparent)]
+    Disk(#[from] DiskError),
+}
+
+/// What was found on disk instead of what was written.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
+#[error("{}, byte {offset}: {damage}; cannot read on from position {position}", .file.display())]
+pub struct Corruption {
+    /// The file.
+    pub file: PathBuf,
+    /// Where in the file, in bytes from its start.
+    pub offset: u64,
+    /// The first position that cannot be read because of it.
+    pub position: Position,
+    /// What is wrong there.
+    pub damage: Damage,
+}
+
+/// A way of not being what was written.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
+#[serde(rename_all = "kebab-case")]
+pub enum Damage {
+    /// A segment's header is not one, or its checksum is wrong.
+    #[error("the header of the segment is damaged")]
+    SegmentHeader,
+    /// A segment was written by a newer program.
+    #[error("the segment has format {found}, which this program does not know")]
+    SegmentFormat {
+        /// The format's number.
+        found: u16,
+    },
+    /// A segment belongs to another journal, or its name tells another position than its header.
+    #[error("the segment is not the one that belongs here")]
+    ForeignSegment,
+    /// A segment is not there, or the one before it ends early.
+    #[error("entries are missing: the next ones found begin at position {found}")]
+    Gap {
+        /// Where what follows begins.
+        found: Position,
+    },
+    /// A record's header is not one, or its checksum is wrong.
+    #[error("the header of a record is damaged")]
+    RecordHeader,
+    /// A record's header is sound and its body is not.
+    #[error("the body of a record is damaged")]
+    RecordBody,
+    /// A record is sound and is not the one that belongs here.
+    #[error("a record of position {found} stands here")]
+    RecordOrder {
+        /// The position that it begins with.
+        found: Position,
+    },
+    /// A record's checksum is right and its entries cannot be read: a bug, or a newer program's.
+    #[error("an entry is malformed: {what}")]
+    Entry {
+        /// What is wrong with it.
+        what: String,
+    },
+    /// There is something behind a record that was the last.
+    #[error("there are bytes where the segment has ended")]
+    BytesAfterEnd,
+}
+
+/// What the operating system refused to do.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("cannot {action} {}: {message}", .file.display())]
+pub struct DiskError {
+    /// What was to be done.
+    pub action: &'static str,
+    /// With which file or folder.
+    pub file: PathBuf,
+    /// What kind of error it was.
+    pub kind: io::ErrorKind,
+    /// What the operating system said.
+    pub message: String,
+}
+
+impl DiskError {
+    pub(crate) fn new(action: &'static str, file: &Path, error: &io::Error) -> Self {
+        Self { action, file: file.to_owned(), kind: error.kind(), message: error.to_string() }
+    }
+
+    /// Whether the file system was full, or the quota used up.
+    pub fn no_room(&self) -> bool {
+        matches!(self.kind, io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
+    }
+}

@@ -1,0 +1,274 @@
+//! Segments: their names, and reading one from its start, record by record, believing nothing.
+
+use std::path::{Path, PathBuf};
+
+use super::disk::{Disk, DiskFile};
+use super::format::{
+    JournalId, RECORD_HEADER_BYTES, RecordHeader, RecordKind, SEGMENT_HEADER_BYTES, SegmentHeader,
+};
+use crate::log::entry::Position;
+use crate::log::error::{Corruption, Damage, DiskError, FileError};
+use crate::log::format::{Malformed, split_entries};
+
+/// How much is read from a file at a time, at least.
+const WINDOW_BYTES: usize = 256 * 1024;
+
+const EXTENSION: &str = ".seg";
+const NAME_DIGITS: usize = 20;
+
+/// The name of the segment whose first entry has this position: 20 digits, so that names sort as positions do.
+pub(crate) fn segment_name(first: Position) -> String {
+    format!("{first:0width$}{EXTENSION}", first = first.number(), width = NAME_DIGITS)
+}
+
+/// The position that a segment's name tells; none if it is no segment's name.
+pub(crate) fn position_in_name(name: &str) -> Option<Position> {
+    let digits = name.strip_suffix(EXTENSION)?;
+    let plain = digits.len() == NAME_DIGITS && digits.bytes().all(|digit| digit.is_ascii_digit());
+    plain.then(|| digits.parse().ok()).flatten().and_then(Position::new)
+}
+
+/// The segments in a folder, in the order of their positions.
+pub(crate) fn list_segments(disk: &dyn Disk, folder: &Path) -> Result<Vec<Position>, DiskError> {
+    let names = disk.names(folder).map_err(|error| DiskError::new("list", folder, &error))?;
+    let mut firsts: Vec<_> = names.iter().filter_map(|name| position_in_name(name)).collect();
+    firsts.sort_unstable();
+    Ok(firsts)
+}
+
+/// Reads one segment from its start.
+#[derive(Debug)]
+pub(crate) struct SegmentReader {
+    path: PathBuf,
+    file: Box<dyn DiskFile>,
+    pub(crate) header: SegmentHeader,
+    /// The file's length when it was opened.
+    pub(crate) length: u64,
+    /// Where the next record begins.
+    pub(crate) offset: u64,
+    /// The position of its first entry.
+    pub(crate) next: Position,
+    /// The record that was read last.
+    record: Record,
+    window: Window,
+}
+
+/// A record that is what was written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Record {
+    /// Where it begins in its file.
+    pub(crate) offset: u64,
+    /// Its length, header included.
+    pub(crate) bytes: u64,
+    /// The position of its first entry.
+    pub(crate) first: Position,
+    /// How many entries it has.
+    pub(crate) count: u32,
+}
+
+impl Record {
+    /// The position of its last entry.
+    pub(crate) fn last(&self) -> Position {
+        let last = self.first.number().saturating_add(u64::from(self.count)).saturating_sub(1);
+        Position::new(last).unwrap_or(self.first)
+    }
+}
+
+/// What stands at the reader's place.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Found {
+    /// A record of entries. The reader stands behind it now.
+    Record(Record),
+    /// No record, and nothing but zeros up to the end of the file.
+    End,
+    /// The record that closed the log, and nothing but zeros behind it.
+    Closed,
+    /// Something else. The reader stays where it is.
+    Damaged(Damage),
+}
+
+impl SegmentReader {
+    /// Opens the segment that begins at `first` and checks its header, which must tell the same, and be of
+    /// this journal if it is known.
+    pub(crate) fn open(
+        disk: &dyn Disk,
+        folder: &Path,
+        first: Position,
+        journal: Option<JournalId>,
+    ) -> Result<Self, FileError> {
+        let path = folder.join(segment_name(first));
+        let failed = |error: &_| DiskError::new("read", &path, error);
+        let file = disk.open(&path).map_err(|error| failed(&error))?;
+        let length = file.length().map_err(|error| failed(&error))?;
+        let mut bytes = [0; SEGMENT_HEADER_BYTES];
+        let read = file.read_at(&mut bytes, 0).map_err(|error| failed(&error))?;
+        let header = SegmentHeader::decode(&bytes[..read]).and_then(|header| {
+            let belongs = header.first == first && journal.is_none_or(|journal| journal == header.journal);
+            belongs.then_some(header).ok_or(Damage::ForeignSegment)
+        });
+        let header = header
+            .map_err(|damage| Corruption { file: path.clone(), offset: 0, position: first, damage })?;
+        let offset = SEGMENT_HEADER_BYTES as u64;
+        let record = Record { offset, bytes: 0, first, count: 0 };
+        Ok(Self { path, file, header, length, offset, next: first, record, window: Window::default() })
+    }
+
+    /// Where the segment's file is.
+    pub(crate) fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Goes to a record that is known to begin at `offset` with the entry of this position.
+    pub(crate) fn seek(&mut self, offset: u64, next: Position) {
+        (self.offset, self.next) = (offset, next);
+    }
+
+    /// Reads on.
+    pub(crate) fn read(&mut self) -> Result<Found, DiskError> {
+        let (offset, first) = (self.offset, self.next);
+        let Some(header) = self.record_header_at(offset)? else {
+            let blank = self.last_byte_from(offset)?.is_none();
+            return Ok(if blank { Found::End } else { Found::Damaged(Damage::RecordHeader) });
+        };
+        let bytes = header.record_bytes();
+        if header.first != first {
+            return Ok(Found::Damaged(Damage::RecordOrder { found: header.first }));
+        }
+        if header.kind == RecordKind::Closing {
+            let blank = self.last_byte_from(offset + bytes)?.is_none();
+            return Ok(if blank { Found::Closed } else { Found::Damaged(Damage::BytesAfterEnd) });
+        }
+        if bytes > u64::from(self.header.record_bytes_max) {
+            return Ok(Found::Damaged(Damage::from(Malformed("its record is too long"))));
+        }
+        self.record = Record { offset, bytes, first, count: header.count };
+        self.load(offset, to_usize(bytes))?;
+        let body = self.body();
+        if body.len() < header.body_bytes as usize || crc32c::crc32c(body) != header.body_crc {
+            return Ok(Found::Damaged(Damage::RecordBody));
+        }
+        if let Err(malformed) = check_entries(body, header.count) {
+            return Ok(Found::Damaged(Damage::from(malformed)));
+        }
+        self.offset = offset + bytes;
+        self.next = self.record.last().next();
+        Ok(Found::Record(self.record))
+    }
+
+    /// The record that was read last, as it stands in the file.
+    pub(crate) fn record(&self) -> &[u8] {
+        self.window.get(self.record.offset, to_usize(self.record.bytes))
+    }
+
+    /// The entries of the record that was read last, each as its bytes.
+    pub(crate) fn entries(&self) -> impl Iterator<Item = (Position, &[u8])> {
+        let positions = std::iter::successors(Some(self.record.first), |position| Some(position.next()));
+        positions.zip(split_entries(self.body()).map_while(Result::ok))
+    }
+
+    fn body(&self) -> &[u8] {
+        self.record().get(RECORD_HEADER_BYTES..).unwrap_or_default()
+    }
+
+    /// What is wrong at the reader's place, for who meets `damage` there.
+    pub(crate) fn corruption(&self, damage: Damage) -> Corruption {
+        Corruption { file: self.path.clone(), offset: self.offset, position: self.next, damage }
+    }
+
+    /// The record header at an offset, if there is a sound one.
+    pub(crate) fn record_header_at(&mut self, offset: u64) -> Result<Option<RecordHeader>, DiskError> {
+        self.load(offset, RECORD_HEADER_BYTES)?;
+        let bytes = self.window.get(offset, RECORD_HEADER_BYTES);
+        Ok(RecordHeader::decode(bytes, self.header.seed()))
+    }
+
+    /// The offset of the last byte of the file, from `offset` on, that is not zero.
+    pub(crate) fn last_byte_from(&mut self, offset: u64) -> Result<Option<u64>, DiskError> {
+        let mut end = self.length;
+        while end > offset {
+            let start = end.saturating_sub(WINDOW_BYTES as u64).max(offset);
+            let bytes = to_usize(end - start);
+            self.load(start, bytes)?;
+            if let Some(at) = self.window.get(start, bytes).iter().rposition(|byte| *byte != 0) {
+                return Ok(Some(start + at as u64));
+            }
+            end = start;
+        }
+        Ok(None)
+    }
+
+    /// Whether a record header that is `wanted` begins at an offset of `from` to `last`.
+    pub(crate) fn has_header(
+        &mut self,
+        from: u64,
+        last: u64,
+        wanted: impl Fn(RecordHeader) -> bool,
+    ) -> Result<bool, DiskError> {
+        let seed = self.header.seed();
+        let mut start = from;
+        while start <= last {
+            let offsets = to_usize((last - start + 1).min(WINDOW_BYTES as u64));
+            let bytes = offsets + RECORD_HEADER_BYTES - 1;
+            self.load(start, bytes)?;
+            let mut places = self.window.get(start, bytes).windows(RECORD_HEADER_BYTES);
+            if places.any(|place| RecordHeader::decode(place, seed).is_some_and(&wanted)) {
+                return Ok(true);
+            }
+            start += offsets as u64;
+        }
+        Ok(false)
+    }
+
+    fn load(&mut self, offset: u64, bytes: usize) -> Result<(), DiskError> {
+        let loaded = self.window.load(&*self.file, offset, bytes);
+        loaded.map_err(|error| DiskError::new("read", &self.path, &error))
+    }
+}
+
+/// The body of a record has as many entries as its header says, and at least one.
+fn check_entries(body: &[u8], count: u32) -> Result<(), Malformed> {
+    let mut found = 0_u32;
+    for entry in split_entries(body) {
+        entry?;
+        found += 1;
+    }
+    if found == 0 || found != count {
+        return Err(Malformed("its record has another number of entries"));
+    }
+    Ok(())
+}
+
+/// A length that is bounded by what may be in memory, or is cut to what can be.
+fn to_usize(bytes: u64) -> usize {
+    usize::try_from(bytes).unwrap_or(usize::MAX)
+}
+
+/// The part of a file that is in memory.
+#[derive(Debug, Default)]
+struct Window {
+    start: u64,
+    bytes: Vec<u8>,
+}
+
+impl Window {
+    /// Sees to it that the bytes from `offset` on are in memory, as far as the file has them.
+    fn load(&mut self, file: &dyn DiskFile, offset: u64, bytes: usize) -> std::io::Result<()> {
+        let end = offset + bytes as u64;
+        if offset >= self.start && end <= self.start + self.bytes.len() as u64 {
+            return Ok(());
+        }
+        self.bytes.resize(bytes.max(WINDOW_BYTES), 0);
+        let read = file.read_at(&mut self.bytes, offset).inspect_err(|_| self.bytes.clear())?;
+        self.bytes.truncate(read);
+        self.start = offset;
+        Ok(())
+    }
+
+    /// The bytes from `offset` on; fewer than asked for where the file has ended.
+    fn get(&self, offset: u64, bytes: usize) -> &[u8] {
+        let from = usize::try_from(offset.saturating_sub(self.start)).unwrap_or(usize::MAX);
+        let from = from.min(self.bytes.len());
+        let to = from.saturating_add(bytes).min(self.bytes.len());
+        &self.bytes[from..to]
+    }
+}

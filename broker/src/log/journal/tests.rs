@@ -1,0 +1,380 @@
+//! The journal on a disk that forgets, tears, fills up and fails.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use bytes::Bytes;
+
+use super::sim::{Dice, PowerCut, SimDisk, Trouble};
+use super::start::{JournalLimits, Opened, open};
+use super::writer::{Batch, CommitError};
+use crate::log::entry::{EventRecord, Position, StreamId, StreamKind};
+use crate::log::error::{Damage, FileError, StartError};
+use crate::log::format::encode_entry;
+
+const LIMITS: JournalLimits = JournalLimits { segment_bytes: 3000, record_bytes_max: 4096 };
+const ID: [u8; 16] = *b"a journal's id..";
+
+fn folder() -> PathBuf {
+    PathBuf::from("/journal")
+}
+
+fn start(disk: &SimDisk) -> Result<Opened, StartError> {
+    open(Arc::new(disk.clone()), &folder(), LIMITS, ID)
+}
+
+/// An entry that tells its number, of some length.
+fn entry(number: u64, body_bytes: usize) -> Vec<u8> {
+    let mut body = number.to_be_bytes().to_vec();
+    body.resize(body.len() + body_bytes, number as u8);
+    let event =
+        EventRecord { kind: 7, version: 1, may_ignore: false, body: body.into(), sealed: Bytes::new() };
+    let mut encoded = Vec::new();
+    encode_entry(&mut encoded, StreamId::new(StreamKind::Broker, [1; 16]), None, number, &[event]);
+    encoded
+}
+
+fn commit(opened: &mut Opened, entries: &[Vec<u8>]) -> Result<(), CommitError> {
+    let mut batch = Batch::new();
+    for entry in entries {
+        batch.push(entry, None);
+    }
+    opened.journal.commit(&mut batch)
+}
+
+fn head_of(opened: &Opened) -> u64 {
+    opened.journal.next().number() - 1
+}
+
+/// Everything that the journal holds, each entry behind its length.
+fn everything(opened: &Opened) -> Result<Vec<Vec<u8>>, FileError> {
+    let Some(head) = opened.journal.next().before() else { return Ok(Vec::new()) };
+    let mut records = opened.reader.records(Position::FIRST, head).unwrap();
+    let mut entries = Vec::new();
+    while records.read()?.is_some() {
+        for (position, entry) in records.entries() {
+            assert_eq!(position.number(), entries.len() as u64 + 1);
+            entries.push([&(entry.len() as u32).to_be_bytes(), entry].concat());
+        }
+    }
+    assert_eq!(entries.len() as u64, head.number());
+    Ok(entries)
+}
+
+/// What a client of the journal knows of it.
+#[derive(Debug, Default)]
+struct Client {
+    acknowledged: Vec<Vec<u8>>,
+    /// Committed without an answer.
+    in_flight: Vec<Vec<u8>>,
+    numbers: u64,
+}
+
+impl Client {
+    /// Compares what is there with what must and may be, and takes it as read.
+    fn check(&mut self, found: Vec<Vec<u8>>) -> Result<(), String> {
+        let acknowledged = self.acknowledged.len();
+        if found.len() < acknowledged || found[..acknowledged] != self.acknowledged {
+            return Err(format!("{acknowledged} acknowledged, {} found or others", found.len()));
+        }
+        let more = &found[acknowledged..];
+        if !more.is_empty() && more != self.in_flight {
+            return Err(format!("{} entries that nobody has written", more.len()));
+        }
+        self.acknowledged = found;
+        self.in_flight.clear();
+        Ok(())
+    }
+
+    /// Commits batches until one is not acknowledged.
+    fn work(&mut self, opened: &mut Opened, dice: &mut Dice, batches: u64) -> Option<CommitError> {
+        for _ in 0..batches {
+            let count = 1 + dice.roll(4);
+            let entries: Vec<_> = (0..count)
+                .map(|_| {
+                    self.numbers += 1;
+                    entry(self.numbers, dice.roll(900) as usize)
+                })
+                .collect();
+            self.in_flight.clone_from(&entries);
+            if let Err(error) = commit(opened, &entries) {
+                return Some(error);
+            }
+            self.acknowledged.append(&mut self.in_flight);
+        }
+        None
+    }
+}
+
+const CUTS: [PowerCut; 3] = [PowerCut::Forgets, PowerCut::Keeps, PowerCut::KeepsSome];
+
+/// Some lives of a journal, each ended by a power cut or a kill, some while it starts.
+fn lives(seed: u64, trouble: impl Fn(&mut Dice) -> Trouble) -> Result<(), String> {
+    let (mut dice, disk, mut client) = (Dice(seed), SimDisk::new(seed), Client::default());
+    for _ in 0..8 {
+        disk.trouble(Some(trouble(&mut dice)));
+        if let Ok(mut opened) = start(&disk) {
+            client.check(everything_or_nothing(&opened).unwrap_or_else(|| client.acknowledged.clone()))?;
+            let batches = dice.roll(12);
+            let failed = client.work(&mut opened, &mut dice, batches);
+            if failed.is_none() && dice.roll(3) == 0 {
+                let _ = opened.journal.close();
+            }
+        }
+        match dice.roll(4) {
+            0 => disk.kill(),
+            _ => disk.power_cut(CUTS[dice.roll(3) as usize]),
+        }
+        let opened = start(&disk).map_err(|error| format!("does not start: {error}"))?;
+        client.check(everything(&opened).map_err(|error| error.to_string())?)?;
+        disk.power_cut(PowerCut::Forgets);
+    }
+    Ok(())
+}
+
+/// Reading may be what the power cut meets.
+fn everything_or_nothing(opened: &Opened) -> Option<Vec<Vec<u8>>> {
+    everything(opened).ok()
+}
+
+#[test]
+fn no_power_cut_at_any_moment_loses_what_was_acknowledged() {
+    for seed in 0..rounds(3000) {
+        let result = lives(seed, |dice| Trouble::PowerCutAt(dice.roll(120)));
+        result.unwrap_or_else(|what| panic!("seed {seed}: {what}"));
+    }
+}
+
+#[test]
+fn no_failed_write_or_sync_loses_what_was_acknowledged_or_shows_what_is_not_durable() {
+    for seed in 0..rounds(3000) {
+        let result = lives(seed, |dice| Trouble::FailsAt(dice.roll(80)));
+        result.unwrap_or_else(|what| panic!("seed {seed}: {what}"));
+    }
+}
+
+#[test]
+fn a_disk_that_does_not_sync_is_found_out() {
+    let lost = (0..100).filter(|seed| lives(*seed, |_| Trouble::SyncsLie).is_err()).count();
+    assert!(lost > 50, "only {lost} of 100 control runs lost something");
+}
+
+fn rounds(default: u64) -> u64 {
+    std::env::var("LOG_TEST_ROUNDS").ok().and_then(|rounds| rounds.parse().ok()).unwrap_or(default)
+}
+
+#[test]
+fn a_full_disk_refuses_and_goes_on_when_there_is_room() {
+    for seed in 0..200 {
+        let (mut dice, disk, mut client) = (Dice(seed), SimDisk::new(seed), Client::default());
+        let mut opened = start(&disk).unwrap();
+        for _ in 0..6 {
+            disk.set_room(Some(disk.bytes_used() + dice.roll(4000) as usize));
+            let failed = client.work(&mut opened, &mut dice, 20);
+            assert_eq!(failed, Some(CommitError::NoRoom), "seed {seed}");
+            disk.set_room(None);
+            let batches = dice.roll(4);
+            assert_eq!(client.work(&mut opened, &mut dice, batches), None, "seed {seed}");
+        }
+        // A refusal has left nothing behind, whatever the power does.
+        client.in_flight.clear();
+        disk.power_cut(CUTS[dice.roll(3) as usize]);
+        client.check(everything(&start(&disk).unwrap()).unwrap()).unwrap();
+    }
+}
+
+#[test]
+fn a_failed_sync_ends_the_journal_and_is_never_tried_again() {
+    let disk = SimDisk::new(1);
+    let mut opened = start(&disk).unwrap();
+    commit(&mut opened, &[entry(1, 10)]).unwrap();
+    // A write, one of zeros if the segment grows, a sync.
+    disk.trouble(Some(Trouble::FailsAt(1)));
+    let failed = commit(&mut opened, &[entry(2, 10)]);
+    assert!(matches!(failed, Err(CommitError::Fault(_))), "{failed:?}");
+    assert_eq!(disk.operations(), 2);
+}
+
+/// A journal of several segments, and what it holds.
+fn sample(closed: bool) -> (BTreeMap<PathBuf, Vec<u8>>, Vec<Vec<u8>>) {
+    let (disk, mut client, mut dice) = (SimDisk::new(9), Client::default(), Dice(5));
+    let mut opened = start(&disk).unwrap();
+    assert_eq!(client.work(&mut opened, &mut dice, 9), None);
+    if closed {
+        opened.journal.close().unwrap();
+    }
+    assert!(opened.reader.segments().len() > 2);
+    (disk.contents(), client.acknowledged)
+}
+
+/// What opening a journal and reading all of it says: how many entries there are, or which file is damaged.
+fn read_damaged(
+    contents: &BTreeMap<PathBuf, Vec<u8>>,
+    written: &[Vec<u8>],
+) -> Result<usize, (PathBuf, u64, Position)> {
+    let place = |error| match error {
+        FileError::Corrupt(corruption) => (corruption.file, corruption.offset, corruption.position),
+        FileError::Disk(error) => panic!("{error}"),
+    };
+    let opened = start(&SimDisk::with_contents(contents)).map_err(|error| match error {
+        StartError::Corrupt(corruption) => place(FileError::Corrupt(corruption)),
+        error => panic!("{error}"),
+    })?;
+    let found = everything(&opened).map_err(place)?;
+    assert_eq!(found, written[..found.len()], "something else than what was written");
+    Ok(found.len())
+}
+
+/// The last segment's path, and where each of its records begins, with the end of the last.
+fn last_segment(contents: &BTreeMap<PathBuf, Vec<u8>>) -> (PathBuf, Vec<u64>, u64) {
+    let disk = SimDisk::with_contents(contents);
+    let path = contents.keys().last().unwrap().clone();
+    let first = super::segment::position_in_name(path.file_name().unwrap().to_str().unwrap()).unwrap();
+    let mut reader = super::segment::SegmentReader::open(&disk, &folder(), first, None).unwrap();
+    let mut starts = Vec::new();
+    while let super::segment::Found::Record(record) = reader.read().unwrap() {
+        starts.push(record.offset);
+    }
+    (path, starts, reader.offset)
+}
+
+#[test]
+fn a_flipped_bit_is_refused_except_in_the_last_record_of_a_log_that_was_not_closed() {
+    for closed in [false, true] {
+        let (contents, written) = sample(closed);
+        let (last, starts, end) = last_segment(&contents);
+        for (path, bytes) in &contents {
+            for at in 0..bytes.len() {
+                let mut damaged = contents.clone();
+                damaged.get_mut(path).unwrap()[at] ^= 1 << (at % 8);
+                let result = read_damaged(&damaged, &written);
+                let in_last_record = *path == last && at as u64 >= *starts.last().unwrap();
+                match result {
+                    Ok(found) if found == written.len() => {
+                        // Nothing was durable there but zeros, or the closing record.
+                        assert!(*path == last && at as u64 >= end, "{} {at}: not noticed", path.display());
+                    }
+                    Ok(_) => assert!(in_last_record && !closed, "{} {at}: lost in silence", path.display()),
+                    Err((file, offset, _)) => {
+                        assert_eq!(file, *path, "byte {at}");
+                        assert!(offset <= at as u64, "byte {at}");
+                    }
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn a_journal_cut_short_anywhere_opens_with_whole_records_or_says_what_is_missing() {
+    let (contents, written) = sample(false);
+    let (last, starts, end) = last_segment(&contents);
+    for (path, bytes) in &contents {
+        for length in 0..bytes.len() {
+            let mut damaged = contents.clone();
+            damaged.get_mut(path).unwrap().truncate(length);
+            match read_damaged(&damaged, &written) {
+                Ok(found) => {
+                    assert_eq!(*path, last, "{length}");
+                    let whole = starts.iter().chain([&end]).filter(|end| **end <= length as u64).count();
+                    let expected_all = whole == starts.len() + 1;
+                    assert_eq!(found == written.len(), expected_all, "{length}");
+                }
+                Err((file, ..)) => {
+                    let missing_file = file.file_name() > path.file_name();
+                    assert!(file == *path || missing_file, "{length}: {}", file.display());
+                    assert!(*path != last || length < 48, "{length}: a torn record was refused");
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn a_segment_that_is_missing_is_said_to_be() {
+    let (contents, written) = sample(false);
+    let paths: Vec<_> = contents.keys().cloned().collect();
+    for path in &paths[..paths.len() - 1] {
+        let mut damaged = contents.clone();
+        damaged.remove(path);
+        let (file, offset, position) = read_damaged(&damaged, &written).unwrap_err();
+        assert_eq!((file.as_path(), offset), (path.as_path(), 0));
+        assert_eq!(path.file_name().unwrap().to_str().unwrap(), super::segment::segment_name(position));
+    }
+}
+
+#[test]
+fn a_segment_of_another_journal_is_refused() {
+    let (contents, written) = sample(false);
+    let (path, _, _) = last_segment(&contents);
+    let mut damaged = contents.clone();
+    let header = &mut damaged.get_mut(&path).unwrap()[..48];
+    header[16..32].copy_from_slice(b"another journal.");
+    let crc = crc32c::crc32c(&header[..44]).to_be_bytes();
+    header[44..].copy_from_slice(&crc);
+    assert_eq!(read_damaged(&damaged, &written).unwrap_err().0, path);
+}
+
+#[test]
+fn a_segment_of_a_newer_format_is_refused_by_name() {
+    let (mut contents, _) = sample(false);
+    let (path, _, _) = last_segment(&contents);
+    let header = &mut contents.get_mut(&path).unwrap()[..48];
+    header[9] = 2;
+    let crc = crc32c::crc32c(&header[..44]).to_be_bytes();
+    header[44..].copy_from_slice(&crc);
+    match start(&SimDisk::with_contents(&contents)) {
+        Err(StartError::Corrupt(corruption)) => {
+            assert_eq!(corruption.damage, Damage::SegmentFormat { found: 2 });
+        }
+        other => panic!("{other:?}"),
+    }
+}
+
+#[test]
+fn an_entry_that_holds_a_copy_of_the_journal_does_not_make_a_torn_write_look_like_corruption() {
+    let (disk, mut batch) = (SimDisk::new(3), Batch::new());
+    let mut opened = start(&disk).unwrap();
+    // Records of the same positions as will follow, in a segment that begins with the same position, but of
+    // another journal: the best that somebody without the seed can do.
+    let other = SimDisk::new(3);
+    let mut forger = open(Arc::new(other.clone()), &folder(), LIMITS, *b"a guess at an id").unwrap();
+    for number in 1..4 {
+        commit(&mut forger, &[entry(number, 10)]).unwrap();
+    }
+    let forged = other.contents().into_values().next().unwrap()[48..500].to_vec();
+    let event = EventRecord { kind: 1, version: 1, may_ignore: false, body: forged.into(), sealed: Bytes::new() };
+    let mut encoded = Vec::new();
+    encode_entry(&mut encoded, StreamId::new(StreamKind::Broker, [1; 16]), None, 1, &[event]);
+    batch.push(&encoded, None);
+    opened.journal.commit(&mut batch).unwrap();
+    let mut contents = disk.contents();
+    // The record's header is what the write did not get to.
+    contents.values_mut().next().unwrap()[48..76].fill(0);
+    let opened = start(&SimDisk::with_contents(&contents)).unwrap();
+    assert_eq!(head_of(&opened), 0);
+}
+
+#[test]
+fn closing_is_known_at_the_next_start_and_only_then() {
+    let disk = SimDisk::new(1);
+    let mut opened = start(&disk).unwrap();
+    assert!(!opened.was_closed);
+    commit(&mut opened, &[entry(1, 10)]).unwrap();
+    opened.journal.close().unwrap();
+    disk.power_cut(PowerCut::Forgets);
+    assert!(start(&disk).unwrap().was_closed);
+    disk.power_cut(PowerCut::Forgets);
+    assert!(!start(&disk).unwrap().was_closed);
+}
+
+#[test]
+fn a_start_removes_what_a_crash_has_left_half_made() {
+    let (mut contents, written) = sample(false);
+    let left = Path::new("/journal/00000000000000000099.seg.new").to_owned();
+    contents.insert(left.clone(), vec![1, 2, 3]);
+    let disk = SimDisk::with_contents(&contents);
+    assert_eq!(everything(&start(&disk).unwrap()).unwrap(), written);
+    assert!(!disk.contents().contains_key(&left));
+}

@@ -1,0 +1,281 @@
+//! The one task that follows the log. What it reads is durable; whoever wrote it, this broker or another, everybody
+//! who waits hears of it here.
+
+use std::sync::Arc;
+
+use countersign_domain::{
+    AccountId, ApprovalId, EnrolmentId, Event, Timestamp,
+    account::{Effect, react},
+};
+use futures::StreamExt;
+use tokio::sync::mpsc;
+
+use super::{Board, Index, index};
+use crate::{
+    decider::{
+        self, Decider,
+        codec::{
+            AccountCodec, Codec, RelyingPartyCodec, delivery,
+            delivery::{Delivery, Subject},
+        },
+    },
+    log::{Entry, EventLog, Position, ReadError, StreamKind},
+};
+
+/// A snapshot of the index is kept each time that so many entries have passed.
+const SNAPSHOT_EVERY: u64 = 10_000;
+
+/// Something that happened to a push, with when: what a waiting login is shown.
+pub type ApprovalBoard = Board<ApprovalId, (Timestamp, Delivery)>;
+/// Enrolments have no steps of their own on the board: who waits reads them from the log.
+pub type EnrolmentBoard = Board<EnrolmentId, ()>;
+
+/// Follows the log.
+pub struct Follower {
+    log: Arc<dyn EventLog>,
+    accounts: Arc<Decider<AccountCodec>>,
+    relying_parties: Arc<Decider<RelyingPartyCodec>>,
+    index: Arc<Index>,
+    approvals: Arc<ApprovalBoard>,
+    enrolments: Arc<EnrolmentBoard>,
+    effects: mpsc::Sender<(AccountId, Effect)>,
+    next: Position,
+}
+
+/// What the follower keeps up to date.
+#[derive(Debug, Clone)]
+pub struct ReadModels {
+    /// What is live.
+    pub index: Arc<Index>,
+    /// Who waits for an approval.
+    pub approvals: Arc<ApprovalBoard>,
+    /// Who waits for an enrolment.
+    pub enrolments: Arc<EnrolmentBoard>,
+}
+
+impl Follower {
+    /// Reads what happened while no broker ran, and puts on the board what is still live. Nothing is dispatched yet.
+    pub async fn catch_up(
+        log: Arc<dyn EventLog>,
+        accounts: Arc<Decider<AccountCodec>>,
+        relying_parties: Arc<Decider<RelyingPartyCodec>>,
+        effects: mpsc::Sender<(AccountId, Effect)>,
+    ) -> Result<(Self, ReadModels), decider::Error> {
+        let kept = log.snapshot(index::SNAPSHOT).await;
+        let kept = kept.and_then(|(position, bytes)| Some((position, Index::from_bytes(&bytes)?)));
+        let (kept_until, index) = kept.map_or((None, Index::default()), |(at, index)| (Some(at), index));
+        let mut follower = Self {
+            log,
+            accounts,
+            relying_parties,
+            index: Arc::new(index),
+            approvals: Arc::default(),
+            enrolments: Arc::default(),
+            effects,
+            next: Position::after(kept_until),
+        };
+        let mut entries = follower.log.read_all(follower.next);
+        while let Some(entry) = entries.next().await {
+            let entry = entry?;
+            follower.fold(&entry);
+            follower.next = entry.position.next();
+        }
+        follower.put_on_board().await?;
+        let models = ReadModels {
+            index: Arc::clone(&follower.index),
+            approvals: Arc::clone(&follower.approvals),
+            enrolments: Arc::clone(&follower.enrolments),
+        };
+        Ok((follower, models))
+    }
+
+    /// Takes up what was live when the last broker stopped, then follows the log to its end.
+    pub async fn run(mut self) -> Result<(), ReadError> {
+        for (id, expires_at) in self.index.live_approvals() {
+            self.effect(id.account(), Effect::PushChallenge(id)).await;
+            self.effect(id.account(), Effect::ExpireApproval(id, expires_at)).await;
+        }
+        for (id, expires_at) in self.index.live_enrolments() {
+            self.effect(id.account(), Effect::PushTrial(id)).await;
+            self.effect(id.account(), Effect::ExpireEnrolment(id, expires_at)).await;
+        }
+        let mut entries = self.log.follow(self.next);
+        while let Some(entry) = entries.next().await {
+            let entry = entry?;
+            for (account, event) in self.fold(&entry) {
+                self.tell(&event);
+                for effect in react(&event) {
+                    self.effect(account, effect).await;
+                }
+            }
+            if entry.position.number() % SNAPSHOT_EVERY == 0 {
+                self.keep(entry.position).await;
+            }
+            self.next = entry.position.next();
+        }
+        if let Some(last) = self.next.before() {
+            self.keep(last).await;
+        }
+        Ok(())
+    }
+
+    /// Takes an entry into the index; gives the events of accounts in it.
+    fn fold(&self, entry: &Entry) -> Vec<(AccountId, Event)> {
+        match entry.stream.kind() {
+            StreamKind::Account => match self.accounts.decode(entry) {
+                Ok((account, events)) => {
+                    events.iter().for_each(|event| self.index.account_event(event));
+                    return events.into_iter().map(|event| (account, event)).collect();
+                }
+                Err(error) => undecidable(&error),
+            },
+            StreamKind::RelyingParty => match self.relying_parties.decode(entry) {
+                Ok((_, events)) => events.iter().for_each(|event| self.index.relying_party_event(event)),
+                Err(error) => undecidable(&error),
+            },
+            StreamKind::Delivery => {
+                let at = Timestamp::from_millis(entry.recorded_at_ms);
+                for delivery in entry.events.iter().filter_map(|record| delivery::decode(record).ok().flatten()) {
+                    if let Subject::Approval(id) = delivery.subject {
+                        self.approvals.step(id, (at, delivery));
+                    }
+                }
+            }
+            StreamKind::Broker => {}
+        }
+        Vec::new()
+    }
+
+    /// Wakes who waits.
+    fn tell(&self, event: &Event) {
+        match approval_of(event) {
+            Some((id, Moment::Begins)) => drop(self.approvals.expect(id)),
+            Some((id, Moment::Refused | Moment::Ends)) => self.approvals.end(id),
+            None => self.tell_enrolment(event),
+        }
+    }
+
+    fn tell_enrolment(&self, event: &Event) {
+        match event {
+            Event::EnrolmentBegun(begun) => {
+                self.enrolments.expect(begun.enrolment);
+            }
+            Event::EnrolmentCodeRefused { enrolment } => self.enrolments.step(*enrolment, ()),
+            Event::TrialRequested(trial) => self.enrolments.step(trial.enrolment, ()),
+            Event::EnrolmentEnded { enrolment, .. } | Event::AuthenticatorActivated { enrolment, .. } => {
+                self.enrolments.end(*enrolment);
+            }
+            _ => {}
+        }
+    }
+
+    /// The places of what is live, with the steps so far.
+    async fn put_on_board(&self) -> Result<(), decider::Error> {
+        for (id, _) in self.index.live_approvals() {
+            let Some(span) = span(&self.accounts, id).await? else { continue };
+            self.approvals.expect(id);
+            for step in deliveries(&*self.log, id, span).await? {
+                self.approvals.step(id, step);
+            }
+        }
+        for (id, _) in self.index.live_enrolments() {
+            self.enrolments.expect(id);
+        }
+        Ok(())
+    }
+
+    async fn effect(&self, account: AccountId, effect: Effect) {
+        // Closed only when the broker stops; what is not done now is done at the next start.
+        let _ = self.effects.send((account, effect)).await;
+    }
+
+    async fn keep(&self, position: Position) {
+        self.log.save_snapshot(index::SNAPSHOT, position, self.index.to_bytes().into()).await;
+    }
+}
+
+/// Where an approval stands in the log.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Span {
+    /// The entry that it began with.
+    pub requested: Position,
+    /// The entry that ended it, if one has.
+    pub ended: Option<Position>,
+}
+
+/// Where an approval stands in the log; none if the log does not know it.
+pub async fn span(accounts: &Decider<AccountCodec>, id: ApprovalId) -> Result<Option<Span>, decider::Error> {
+    let mut ended = None;
+    let mut entries = accounts.log().read_back(accounts.codec().stream(id.account()));
+    while let Some(entry) = entries.next().await {
+        let entry = entry?;
+        for event in accounts.decode(&entry)?.1 {
+            match approval_of(&event) {
+                Some((approval, Moment::Begins)) if approval == id => {
+                    return Ok(Some(Span { requested: entry.position, ended }));
+                }
+                Some((approval, Moment::Refused)) if approval == id => {
+                    return Ok(Some(Span { requested: entry.position, ended: Some(entry.position) }));
+                }
+                Some((approval, Moment::Ends)) if approval == id => ended = Some(entry.position),
+                _ => {}
+            }
+        }
+    }
+    Ok(None)
+}
+
+/// What happened to the pushes of an approval while it lived, oldest first, as the log has it.
+pub async fn deliveries(
+    log: &dyn EventLog,
+    id: ApprovalId,
+    span: Span,
+) -> Result<Vec<(Timestamp, Delivery)>, ReadError> {
+    let mut steps = Vec::new();
+    let mut entries = log.read_back(delivery::stream(id.account()));
+    while let Some(entry) = entries.next().await {
+        let entry = entry?;
+        if entry.position < span.requested {
+            break;
+        }
+        if span.ended.is_none_or(|ended| entry.position < ended) {
+            let at = Timestamp::from_millis(entry.recorded_at_ms);
+            let of_entry = entry.events.iter().rev().filter_map(|record| delivery::decode(record).ok().flatten());
+            let of_approval = of_entry.filter(|delivery| delivery.subject == Subject::Approval(id));
+            steps.extend(of_approval.map(|delivery| (at, delivery)));
+        }
+    }
+    steps.reverse();
+    Ok(steps)
+}
+
+/// What an event is in the life of an approval.
+enum Moment {
+    Begins,
+    Refused,
+    Ends,
+}
+
+fn approval_of(event: &Event) -> Option<(ApprovalId, Moment)> {
+    match event {
+        Event::ApprovalRequested(requested) => Some((requested.request.approval, Moment::Begins)),
+        Event::ApprovalRefused(refused) => Some((refused.request.approval, Moment::Refused)),
+        Event::ApprovalApproved { approval, .. }
+        | Event::ApprovalDenied { approval, .. }
+        | Event::NumberWrong { approval, .. }
+        | Event::ApprovalExpired { approval }
+        | Event::ApprovalCancelled { approval, .. }
+        | Event::ApprovalSuperseded { approval, .. } => Some((*approval, Moment::Ends)),
+        _ => None,
+    }
+}
+
+fn undecidable(error: &decider::Error) {
+    tracing::error!(%error, "the log has an event that this release cannot read; nothing is decided on its stream");
+}
+
+impl std::fmt::Debug for Follower {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Follower").field("next", &self.next).finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,13 @@
+//! Read models: folded from the log, rebuildable from it, never deciding.
+//!
+//! - [`board`]: who waits for what, and what happened to it so far;
+//! - [`index`]: what is live, and how to find it by something else than its id;
+//! - [`follower`]: the one task that follows the log and tells the others.
+
+pub mod board;
+pub mod follower;
+pub mod index;
+
+pub use board::Board;
+pub use follower::Follower;
+pub use index::Index;

@@ -1,0 +1,77 @@
+//! The clock ends what nobody has answered. One task and one timer for all approvals and enrolments that are live.
+
+use std::{
+    collections::BTreeSet,
+    sync::Arc,
+    time::Duration,
+};
+
+use countersign_domain::{ApprovalId, Command, EnrolmentId, Timestamp, command::Refusal};
+use tokio::sync::{Semaphore, mpsc};
+
+use super::{Error, SignIn};
+
+/// The clock may be set while we sleep: we look at it this often at least.
+const NAP_MAX: Duration = Duration::from_secs(1);
+
+/// After a log that takes nothing, everything that is due is tried again so much later.
+const RETRY_AFTER: Duration = Duration::from_secs(1);
+
+/// So many expiries are written at a time.
+const CONCURRENT_MAX: usize = 64;
+
+/// What ends by itself.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Due {
+    /// An approval.
+    Approval(ApprovalId),
+    /// An enrolment.
+    Enrolment(EnrolmentId),
+}
+
+/// Ends what is due, until nobody can ask for it any more.
+pub async fn run(sign_in: SignIn, mut asked: mpsc::Receiver<(Timestamp, Due)>, again: mpsc::Sender<(Timestamp, Due)>) {
+    let mut waiting = BTreeSet::new();
+    let places = Arc::new(Semaphore::new(CONCURRENT_MAX));
+    loop {
+        let now = sign_in.clock.now();
+        while let Some(first) = waiting.pop_first() {
+            let (at, due) = first;
+            if now < at {
+                waiting.insert(first);
+                break;
+            }
+            let Ok(place) = Arc::clone(&places).acquire_owned().await else { return };
+            let (sign_in, again) = (sign_in.clone(), again.clone());
+            tokio::spawn(async move {
+                if let Err(error) = sign_in.end_overdue(due).await {
+                    tracing::warn!(?due, %error, "could not record an expiry; it will be tried again");
+                    let _ = again.send((sign_in.clock.now().plus(RETRY_AFTER), due)).await;
+                }
+                drop(place);
+            });
+        }
+        let nap = waiting.first().map_or(NAP_MAX, |(at, _): &(Timestamp, Due)| now.until(*at).min(NAP_MAX));
+        tokio::select! {
+            more = asked.recv() => match more {
+                Some(due) => { waiting.insert(due); }
+                None => return,
+            },
+            () = tokio::time::sleep(nap) => {}
+        }
+    }
+}
+
+impl SignIn {
+    async fn end_overdue(&self, due: Due) -> Result<(), Error> {
+        let (account, command) = match due {
+            Due::Approval(id) => (id.account(), Command::ExpireApproval(id)),
+            Due::Enrolment(id) => (id.account(), Command::ExpireEnrolment(id)),
+        };
+        match self.accounts.decide(account, |_, _| Ok::<_, Error>(command.clone())).await {
+            // Ended long ago.
+            Ok(_) | Err(Error::Refused(Refusal::UnknownApproval | Refusal::UnknownEnrolment)) => Ok(()),
+            Err(error) => Err(error),
+        }
+    }
+}

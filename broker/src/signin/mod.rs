@@ -1,0 +1,87 @@
+//! The story of a sign-in, in the order in which it happens:
+//!
+//! 1. [`request`]: a login server asks; a number is drawn, a challenge signed, and both become an event;
+//! 2. [`dispatch`]: because of that event, the challenge goes to the account's phones;
+//! 3. [`answer`]: a phone lists and fetches what waits, and answers;
+//! 4. [`wait`]: the login is told, as it happens and in the end;
+//! 5. [`expiry`]: or the clock ends it.
+//!
+//! Nothing here knows gRPC, files or push services: it knows the domain, the decider, and what waits on the board.
+
+pub mod answer;
+pub mod dispatch;
+pub mod expiry;
+pub mod request;
+pub mod wait;
+
+use std::sync::Arc;
+
+use countersign_domain::{call, command::Refusal, policy::Policy};
+
+use crate::{
+    clock::Clock,
+    decider::{self, Decider, codec::AccountCodec},
+    entropy::Entropy,
+    keys::Keys,
+    log::ReadError,
+    projection::follower::ReadModels,
+};
+
+/// What the steps of a sign-in share.
+#[derive(Debug, Clone)]
+pub struct SignIn {
+    pub(crate) accounts: Arc<Decider<AccountCodec>>,
+    pub(crate) models: ReadModels,
+    pub(crate) keys: Arc<Keys>,
+    pub(crate) entropy: Arc<dyn Entropy>,
+    pub(crate) clock: Arc<dyn Clock>,
+    pub(crate) policy: Policy,
+    pub(crate) live_max: usize,
+}
+
+impl SignIn {
+    /// Puts the steps together.
+    pub fn new(
+        accounts: Arc<Decider<AccountCodec>>,
+        models: ReadModels,
+        keys: Arc<Keys>,
+        entropy: Arc<dyn Entropy>,
+        clock: Arc<dyn Clock>,
+        policy: Policy,
+        live_max: usize,
+    ) -> Self {
+        Self { accounts, models, keys, entropy, clock, policy, live_max }
+    }
+}
+
+/// Why a step could not be done.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum Error {
+    /// The account says no.
+    #[error(transparent)]
+    Refused(#[from] Refusal),
+    /// What a phone sent is not what it must be.
+    #[error(transparent)]
+    Call(#[from] call::Error),
+    /// The signature is good and the nonce is not: call again with the next one.
+    #[error("the nonce is not one of the last two minutes")]
+    NonceExpired,
+    /// The token is not that of a push.
+    #[error("the token does not belong to this push, or is over")]
+    AcknowledgementInvalid,
+    /// As many approvals wait as the broker takes.
+    #[error("{waiting} approvals wait; no more are taken")]
+    TooManyLive {
+        /// How many.
+        waiting: usize,
+    },
+    /// The log does not take it, or cannot be read.
+    #[error(transparent)]
+    Log(#[from] decider::Error),
+}
+
+impl From<ReadError> for Error {
+    fn from(error: ReadError) -> Self {
+        Self::Log(error.into())
+    }
+}

@@ -1,0 +1,133 @@
+//! A login server asks. The account says at once whether it would take the request; only then a number is drawn and a
+//! challenge signed. The answer goes out when the event is durable.
+
+use std::{sync::Arc, time::Duration};
+
+use bytes::Bytes;
+use countersign_domain::{
+    Account, AccountId, ApprovalId, Command, RelyingPartyId, Timestamp,
+    approval::{self, Approval, Assessment},
+    challenge::{Names, challenge},
+    command::Refusal,
+    event::{Context, Idempotency, Question, Request},
+    number::{MatchNumber, Salt},
+    policy::Policy,
+    text::DisplayText,
+};
+use countersign_envelope::payload_type;
+
+use super::{Error, SignIn};
+
+/// What a login server asks for, checked.
+#[derive(Debug, Clone)]
+pub struct NewRequest {
+    /// Who asks.
+    pub relying_party: RelyingPartyId,
+    /// Its registered name.
+    pub relying_party_name: DisplayText,
+    /// For whom.
+    pub account: AccountId,
+    /// One of its registered applications.
+    pub application: DisplayText,
+    /// Where the attempt comes from.
+    pub context: Context,
+    /// The session that waits.
+    pub session_binding: Bytes,
+    /// To know the request again.
+    pub idempotency: Option<Idempotency>,
+    /// How long the phone has, if the login server says.
+    pub lifetime: Option<Duration>,
+}
+
+/// An approval that was asked for, with the account as it was then.
+#[derive(Debug, Clone)]
+pub struct Opened {
+    /// Which.
+    pub id: ApprovalId,
+    /// Its account.
+    pub account: Arc<Account>,
+}
+
+impl Opened {
+    /// The approval itself.
+    pub fn approval(&self) -> Option<&Approval> {
+        self.account.approval(self.id)
+    }
+}
+
+impl SignIn {
+    /// Has a sign-in attempt approved. It is durable when this returns; what comes of it, [`SignIn::watch`] tells.
+    pub async fn request(&self, new: NewRequest) -> Result<Opened, Error> {
+        let waiting = self.models.index.live_approvals_count();
+        if waiting >= self.live_max {
+            return Err(Error::TooManyLive { waiting });
+        }
+        let policy = Policy { lifetime: new.lifetime.unwrap_or(self.policy.lifetime), ..self.policy };
+        let id = ApprovalId::new(new.account, self.entropy.bytes());
+        let request = Request {
+            approval: id,
+            relying_party: new.relying_party,
+            application: new.application,
+            context: new.context,
+            session_binding: new.session_binding,
+            idempotency: new.idempotency,
+            policy,
+        };
+        let decided = self
+            .accounts
+            .decide(new.account, |account, now| {
+                let question = match approval::assess(account, &request, now)? {
+                    Assessment::Issue { .. } => Some(self.question(account, &request, &new.relying_party_name, now)),
+                    Assessment::Refused(_) | Assessment::Stands(_) => None,
+                };
+                Ok::<_, Error>(Command::RequestApproval { request: request.clone(), question })
+            })
+            .await;
+        match decided {
+            Ok(decided) => {
+                let id = standing(&decided.state, &request).unwrap_or(id);
+                Ok(Opened { id, account: decided.state })
+            }
+            Err(error) => {
+                if error == Error::Refused(Refusal::UnknownAccount) {
+                    self.in_vain(&request, &new.relying_party_name);
+                }
+                Err(error)
+            }
+        }
+    }
+
+    /// The number, drawn among those that are free in this very state, and the challenge that commits to it.
+    fn question(&self, account: &Account, request: &Request, relying_party: &DisplayText, now: Timestamp) -> Question {
+        let number = MatchNumber::draw(
+            request.policy.digits,
+            |number| account.number_is_taken(number, now),
+            || self.entropy.bits(),
+        );
+        let identity = account.identity().expect("an account that issues has been opened");
+        let names = Names { broker_id: self.keys.broker_id(), account: identity, relying_party };
+        let salt = Salt::from_bytes(self.entropy.bytes());
+        let (payload, commitment) = challenge(names, request, number, &salt, now);
+        let challenge = self.keys.sign(payload_type::CHALLENGE, payload);
+        Question { number, salt, commitment, challenge }
+    }
+
+    /// What an account costs that nobody has enrolled: the work of one that has been.
+    fn in_vain(&self, request: &Request, relying_party: &DisplayText) {
+        let identity = countersign_domain::event::Identity {
+            realm: countersign_domain::text::Realm::recorded("nobody"),
+            name: DisplayText::recorded("nobody"),
+        };
+        let names = Names { broker_id: self.keys.broker_id(), account: &identity, relying_party };
+        let number = MatchNumber::draw(request.policy.digits, |_| false, || self.entropy.bits());
+        let salt = Salt::from_bytes(self.entropy.bytes());
+        let (payload, _) = challenge(names, request, number, &salt, self.clock.now());
+        std::hint::black_box(self.keys.sign(payload_type::CHALLENGE, payload));
+    }
+}
+
+/// The approval that a repeated request stands for.
+fn standing(account: &Account, request: &Request) -> Option<ApprovalId> {
+    let idempotency = request.idempotency.as_ref()?;
+    account.by_idempotency_key(&idempotency.key_hash).map(|(id, _)| id)
+}

@@ -1,0 +1,394 @@
+//! An APNs as Apple documents it: HTTP/2 over TLS, one push a stream.
+//!
+//! In the order of a request: [`token`] (who may push over this connection), [`request`] (what is to be pushed),
+//! the device (in `devices`), [`reply`]. [`frames`] gives HTTP/2 the two habits of Apple's servers that the `h2`
+//! crate does not have.
+//!
+//! Sources, all by Apple and cited where they are used: 'Establishing a token-based connection to APNs', 'Sending
+//! notification requests to APNs', 'Handling notification responses from APNs'.
+
+mod frames;
+mod reply;
+mod request;
+mod token;
+
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::Duration,
+};
+
+use bytes::{Bytes, BytesMut};
+use h2::{RecvStream, server::SendResponse};
+use http::{HeaderMap, HeaderValue, Method, Request, StatusCode, Uri, header, request::Parts};
+use tokio::time::timeout;
+use tokio_rustls::server::TlsStream;
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+
+use self::{
+    frames::{Tap, TapControl},
+    reply::Reply,
+    request::Notification,
+    token::ConnectionAuth,
+};
+pub use self::reply::Reason;
+use super::{
+    Core, Environment, Service,
+    devices::{Death, Push, Target},
+    faults::{Effect, Place, Strike},
+    identity::ProviderKey,
+    listener::{Order, Orders, Serve, Wire},
+    store::Held,
+    tally::Received,
+};
+use crate::clock::Timestamp;
+
+/// What a connection may have at a time once a valid provider token was seen. Apple gives no number; this is the one
+/// that its servers are known to send.
+const STREAMS_MAX: u32 = 1000;
+/// What is left to streams that are open when the connection ends.
+const DRAIN_MAX: Duration = Duration::from_secs(2);
+/// A provider token, a dozen headers, and room: more is refused by HTTP/2 itself.
+const HEADERS_MAX: u32 = 16 * 1024;
+
+/// The simulated APNs.
+#[derive(Debug)]
+pub(crate) struct Apns {
+    pub(crate) core: Arc<Core>,
+    pub(crate) environment: Environment,
+    pub(crate) keys: Vec<Arc<ProviderKey>>,
+    /// The bundle identifiers of the team's apps.
+    pub(crate) topics: Vec<String>,
+}
+
+impl Serve for Apns {
+    async fn serve(self: Arc<Self>, stream: TlsStream<Wire>, orders: Orders, stop: CancellationToken) {
+        self.core.tally.connections.one();
+        let tap = TapControl::default();
+        let handshake = h2::server::Builder::new()
+            .max_concurrent_streams(STREAMS_MAX)
+            .max_header_list_size(HEADERS_MAX)
+            .handshake::<_, Bytes>(Tap::new(stream, tap.clone()));
+        let connection = match handshake.await {
+            Ok(connection) => connection,
+            Err(error) => return tracing::debug!(%error, "a client did not begin HTTP/2"),
+        };
+        Connection {
+            auth: ConnectionAuth::new(self.environment),
+            apns: self,
+            connection,
+            tap,
+            orders,
+            open_streams: Arc::default(),
+            streams: TaskTracker::new(),
+        }
+        .run(stop)
+        .await;
+    }
+}
+
+/// One provider's connection.
+struct Connection {
+    apns: Arc<Apns>,
+    connection: h2::server::Connection<Tap<TlsStream<Wire>>, Bytes>,
+    tap: TapControl,
+    orders: Orders,
+    auth: ConnectionAuth,
+    open_streams: Arc<AtomicUsize>,
+    streams: TaskTracker,
+}
+
+impl Connection {
+    async fn run(mut self, stop: CancellationToken) {
+        loop {
+            tokio::select! {
+                accepted = self.connection.accept() => match accepted {
+                    Some(Ok((request, respond))) => self.accept(request, respond),
+                    Some(Err(error)) => return tracing::debug!(%error, "a connection to APNs broke"),
+                    None => return,
+                },
+                order = self.orders.next() => match order {
+                    // Dropping the connection sends the reset: nothing is flushed, nothing is said.
+                    Order::Reset => return,
+                    Order::GoAway(reason) => self.go_away(reason),
+                },
+                () = stop.cancelled() => {
+                    self.go_away(Reason::Shutdown);
+                    // Streams that a fault keeps silent must not keep the process.
+                    return drop(timeout(DRAIN_MAX, self.drain()).await);
+                }
+            }
+        }
+    }
+
+    fn go_away(&mut self, reason: Reason) {
+        self.tap.explain_goaway(reason.json(None));
+        self.connection.graceful_shutdown();
+    }
+
+    async fn drain(&mut self) {
+        while let Some(Ok((_, mut respond))) = self.connection.accept().await {
+            respond.send_reset(h2::Reason::REFUSED_STREAM);
+        }
+    }
+
+    /// Checks the token at once, since it decides how many streams the connection may have, and leaves the rest to
+    /// a task.
+    fn accept(&mut self, request: Request<RecvStream>, mut respond: SendResponse<Bytes>) {
+        let is_first_only = !self.auth.is_established();
+        if is_first_only && self.open_streams.load(Ordering::SeqCst) > 0 {
+            self.apns.core.tally.streams_refused.one();
+            // RFC 9113 section 5.1.2; the client may send it again (section 8.7).
+            return respond.send_reset(h2::Reason::REFUSED_STREAM);
+        }
+        let now = self.apns.core.clock.now();
+        let key = self.auth.authorize(request.headers(), &self.apns.keys, now);
+        if is_first_only && self.auth.is_established() {
+            self.tap.raise_streams(STREAMS_MAX);
+        }
+
+        let (parts, body) = request.into_parts();
+        let stream = Stream {
+            apns: Arc::clone(&self.apns),
+            orders: self.orders.clone(),
+            key,
+            respond,
+            _open: OpenStream::new(&self.open_streams),
+        };
+        self.streams.spawn(stream.serve(parts, body));
+    }
+}
+
+/// Counts a stream as open for as long as it lives.
+struct OpenStream(Arc<AtomicUsize>);
+
+impl OpenStream {
+    fn new(count: &Arc<AtomicUsize>) -> Self {
+        count.fetch_add(1, Ordering::SeqCst);
+        Self(Arc::clone(count))
+    }
+}
+
+impl Drop for OpenStream {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::SeqCst);
+    }
+}
+
+/// One request.
+struct Stream {
+    apns: Arc<Apns>,
+    orders: Orders,
+    key: Result<Arc<ProviderKey>, Reason>,
+    respond: SendResponse<Bytes>,
+    _open: OpenStream,
+}
+
+impl Stream {
+    async fn serve(mut self, parts: Parts, body: RecvStream) {
+        let Some(body) = read(body).await else { return };
+        let core = &self.apns.core;
+        core.tally.requests.one();
+
+        let Parts { method, uri, mut headers, .. } = parts;
+        headers.remove(header::AUTHORIZATION);
+        let headers = Arc::new(headers);
+        let token = request::device_token(&uri);
+        let apns_id = request::apns_id(&headers).ok().flatten().unwrap_or_else(|| uuid_header(core));
+
+        let strike = core.faults.strike(Place::Apns, token.as_deref().ok());
+        if !strike.latency.is_zero() {
+            tokio::time::sleep(strike.latency).await;
+        }
+        if strike.effect == Some(Effect::DeadTarget)
+            && let Some(target) = token.as_deref().ok().and_then(|token| core.registry.find(token))
+        {
+            target.kill(Death::Unregistered, core.clock.now());
+        }
+
+        let reply = match replaced(&strike, core.clock.now()) {
+            Some(replacement) => {
+                core.tally.struck_by_faults.one();
+                if strike.delivered_first {
+                    let _ = self.push(&method, &uri, &headers, &body, &apns_id);
+                }
+                replacement
+            }
+            None => Instead::Reply(self.push(&method, &uri, &headers, &body, &apns_id)),
+        };
+        core.log.note(|| Received {
+            service: Service::Apns,
+            at: core.clock.now(),
+            target: token.ok().map(Arc::from),
+            headers,
+            body,
+            status: reply.reply().map(|reply| reply.status().as_u16()),
+            reason: reply.reply().and_then(|reply| reply.reason()).map(Reason::as_str),
+        });
+        self.answer(reply, apns_id).await;
+    }
+
+    /// What APNs does with a request when nothing goes wrong on its side.
+    fn push(
+        &self,
+        method: &Method,
+        uri: &Uri,
+        headers: &Arc<HeaderMap>,
+        body: &Bytes,
+        apns_id: &HeaderValue,
+    ) -> Reply {
+        let core = &self.apns.core;
+        let now = core.clock.now();
+        match self.judge(method, uri, headers, body) {
+            Err(refusal) => refusal,
+            Ok((notification, target)) => {
+                if serde_json::from_slice::<serde::de::IgnoredAny>(body).is_err() {
+                    // Apple documents no reason for it: the request is accepted, and no device can read it.
+                    core.tally.discarded.one();
+                    return Reply::Accepted;
+                }
+                let push = Push {
+                    service: Service::Apns,
+                    id: apns_id.to_str().unwrap_or_default().into(),
+                    headers: Arc::clone(headers),
+                    body: body.clone(),
+                    accepted_at: now,
+                    was_stored: false,
+                };
+                target.hand_over(Held { push, keep: notification.keep, collapse_key: None }, now, &core.tally);
+                Reply::Accepted
+            }
+        }
+    }
+
+    /// Whether a request is good: path and method, token, headers, payload, device, in this order. Apple documents
+    /// no order.
+    fn judge(
+        &self,
+        method: &Method,
+        uri: &Uri,
+        headers: &HeaderMap,
+        body: &Bytes,
+    ) -> Result<(Notification, Arc<Target>), Reply> {
+        let token = request::device_token(uri)?;
+        request::check_method(method)?;
+        let key = self.key.as_ref().map_err(|reason| *reason)?;
+        let now = self.apns.core.clock.now();
+        let notification = Notification::parse(headers, key, &self.apns.topics, now)?;
+        notification.check_payload(body)?;
+        let target = self.device(&token, &notification)?;
+        Ok((notification, target))
+    }
+
+    fn device(&self, token: &str, notification: &Notification) -> Result<Arc<Target>, Reply> {
+        let found = self.apns.core.registry.find(token);
+        let target = found.filter(|target| target.service == Service::Apns).ok_or(Reason::BadDeviceToken)?;
+        if *target.app != *notification.bundle_id {
+            return Err(Reason::DeviceTokenNotForTopic.into());
+        }
+        match target.death() {
+            None => Ok(target),
+            Some((death, since)) => Err(Reply::Refused {
+                reason: match death {
+                    Death::Unregistered => Reason::Unregistered,
+                    Death::Expired => Reason::ExpiredToken,
+                },
+                timestamp: Some(since),
+                retry_after_s: None,
+            }),
+        }
+    }
+
+    async fn answer(&mut self, instead: Instead, apns_id: HeaderValue) {
+        let tally = &self.apns.core.tally;
+        match instead {
+            Instead::Reply(reply) => {
+                if reply == Reply::Accepted { tally.accepted.one() } else { tally.refused.one() }
+                let is_sandbox = self.apns.environment == Environment::Sandbox;
+                let unique_id = is_sandbox.then(|| uuid_header(&self.apns.core));
+                let (response, body) = reply.into_response(apns_id, unique_id);
+                // A client that has gone away is no concern of a server.
+                let sent = self.respond.send_response(response, body.is_none());
+                if let (Ok(mut stream), Some(body)) = (sent, body) {
+                    let _ = stream.send_data(body, true);
+                }
+            }
+            Instead::Reset => self.orders.reset(),
+            Instead::GoAway(reason) => {
+                self.orders.go_away(reason);
+                self.respond.send_reset(h2::Reason::REFUSED_STREAM);
+            }
+            Instead::Silence => {
+                let _ = std::future::poll_fn(|cx| self.respond.poll_reset(cx)).await;
+            }
+        }
+    }
+}
+
+/// What a client gets: a reply, or one of the ways to get none.
+#[derive(Clone, Copy, Debug)]
+enum Instead {
+    Reply(Reply),
+    Reset,
+    GoAway(Reason),
+    Silence,
+}
+
+impl Instead {
+    fn reply(self) -> Option<Reply> {
+        match self {
+            Self::Reply(reply) => Some(reply),
+            Self::Reset | Self::GoAway(_) | Self::Silence => None,
+        }
+    }
+}
+
+/// What a fault puts in the place of APNs' own reply.
+fn replaced(strike: &Strike, now: Timestamp) -> Option<Instead> {
+    let reason = match strike.effect? {
+        Effect::Latency(_) | Effect::Fcm(_) | Effect::DeadTarget => return None,
+        Effect::Reset => return Some(Instead::Reset),
+        Effect::GoAway(reason) => return Some(Instead::GoAway(reason)),
+        Effect::Silence => return Some(Instead::Silence),
+        Effect::Apns(reason) => reason,
+        Effect::Status(status) => reason_of(status),
+    };
+    let timestamp = (reason.status() == StatusCode::GONE).then_some(now);
+    Some(Instead::Reply(Reply::Refused { reason, timestamp, retry_after_s: strike.retry_after_s }))
+}
+
+/// The reason that a status alone most likely means.
+fn reason_of(status: u16) -> Reason {
+    match status {
+        429 => Reason::TooManyRequests,
+        503 => Reason::ServiceUnavailable,
+        _ => Reason::ALL
+            .iter()
+            .copied()
+            .find(|reason| reason.status().as_u16() == status)
+            .unwrap_or(Reason::InternalServerError),
+    }
+}
+
+/// The body, or as much as is needed to see that it is too large. `None` if the client gave up.
+async fn read(mut body: RecvStream) -> Option<Bytes> {
+    let mut whole = BytesMut::new();
+    while let Some(piece) = body.data().await {
+        let piece = piece.ok()?;
+        body.flow_control().release_capacity(piece.len()).ok()?;
+        if whole.is_empty() && body.is_end_stream() {
+            return Some(piece);
+        }
+        whole.extend_from_slice(&piece);
+        if whole.len() >= request::BODY_READ_MAX {
+            break;
+        }
+    }
+    Some(whole.freeze())
+}
+
+fn uuid_header(core: &Core) -> HeaderValue {
+    HeaderValue::from_str(&core.names.uuid()).expect("a UUID is ASCII")
+}

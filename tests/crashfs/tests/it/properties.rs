@@ -1,0 +1,3 @@
+//! Random operations, compared with what is known to be right.
+mod reference;
+mod twin;
