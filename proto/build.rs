@@ -44,6 +44,8 @@ fn main() -> Result<(), Box<dyn Error>> {
         ["event/v1/account.proto", "event/v1/relying_party.proto", "event/v1/delivery.proto"],
         ["."],
     )?;
+    // `countersign log show` reads stored events by their descriptors.
+    fs::write(out.join("countersign.event.v1.bin"), stored.encode_to_vec())?;
     tonic_prost_build::configure().bytes(".countersign.event.v1").compile_fds(stored)?;
     Ok(())
 }

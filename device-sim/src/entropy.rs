@@ -83,7 +83,7 @@ impl SplitMix64 {
     }
 
     /// The next 64 bits.
-    pub fn next(&mut self) -> u64 {
+    pub fn draw(&mut self) -> u64 {
         self.0 = self.0.wrapping_add(Self::STEP);
         finish(self.0)
     }
@@ -92,7 +92,7 @@ impl SplitMix64 {
     pub fn happens(&mut self, probability: f64) -> bool {
         // The upper 53 bits are as many as an f64 holds exactly.
         #[allow(clippy::cast_precision_loss)]
-        let drawn = (self.next() >> 11) as f64 / (1u64 << 53) as f64;
+        let drawn = (self.draw() >> 11) as f64 / (1u64 << 53) as f64;
         drawn < probability
     }
 }
@@ -114,7 +114,7 @@ mod tests {
     #[test]
     fn the_seeded_generator_gives_the_published_sequence() {
         let mut generator = SplitMix64::new(1_234_567);
-        let drawn: Vec<u64> = (0..5).map(|_| generator.next()).collect();
+        let drawn: Vec<u64> = (0..5).map(|_| generator.draw()).collect();
         assert_eq!(
             drawn,
             [

@@ -28,5 +28,9 @@ pub mod event {
     )]
     pub mod v1 {
         tonic::include_proto!("countersign.event.v1");
+
+        /// The file descriptors of this package, to show stored events by.
+        pub const FILE_DESCRIPTOR_SET: &[u8] =
+            include_bytes!(concat!(env!("OUT_DIR"), "/countersign.event.v1.bin"));
     }
 }

@@ -129,14 +129,12 @@ impl Aggregate for Account {
                 self.change_authenticator(*authenticator, |one| one.push_target_dead = true);
             }
             Event::ApprovalRequested(requested) => {
-                self.forget_old_approvals(at);
                 self.throttle.request(at, &requested.request.policy);
                 let addressed = self.active_authenticators().map(|one| one.id).collect();
-                self.approvals.push(Approval::requested(requested, addressed, at));
+                self.remember_approval(Approval::requested(requested, addressed, at), at);
             }
             Event::ApprovalRefused(refused) => {
-                self.forget_old_approvals(at);
-                self.approvals.push(Approval::refused(refused, at));
+                self.remember_approval(Approval::refused(refused, at), at);
             }
             Event::ApprovalApproved { approval, answer, user_verified } => {
                 let outcome = Outcome::Approved { user_verified: *user_verified };

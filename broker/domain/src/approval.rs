@@ -342,6 +342,14 @@ impl Account {
         })
     }
 
+    pub(crate) fn remember_approval(&mut self, approval: Approval, now: Timestamp) {
+        // One id, one approval: a second of the same id could never be ended.
+        if self.approval(approval.id).is_none() {
+            self.forget_old_approvals(now);
+            self.approvals.push(approval);
+        }
+    }
+
     pub(crate) fn end_approval(&mut self, id: ApprovalId, ending: Ending) {
         // The first ending stands: no recorded event may change it, whichever release recorded it.
         if let Some(approval) = self.approvals.iter_mut().find(|one| one.id == id && one.ending.is_none()) {
@@ -353,7 +361,7 @@ impl Account {
         }
     }
 
-    pub(crate) fn forget_old_approvals(&mut self, now: Timestamp) {
+    fn forget_old_approvals(&mut self, now: Timestamp) {
         let ended = self.approvals.iter().filter(|one| one.ending.is_some()).count();
         let mut excess = ended.saturating_sub(limits::APPROVALS_ENDED_KEPT_MAX);
         self.approvals.retain(|one| match &one.ending {

@@ -108,7 +108,7 @@ pub fn load(folder: &Path) -> Result<Keys, Error> {
     private(folder)?;
     let broker_id = HEXLOWER.encode(&read::<16>(folder, BROKER_ID)?[..]);
     let [signing, sealing, lookup, nonce, acknowledgement] = SECRETS;
-    let signing = SigningKey::ed25519(&read(folder, signing)?);
+    let signing = SigningKey::ed25519(&*read(folder, signing)?);
     let public = signing.public_key();
     Ok(Keys {
         broker_id,
@@ -116,9 +116,9 @@ pub fn load(folder: &Path) -> Result<Keys, Error> {
         public,
         signing,
         lookup: hmac::Key::new(hmac::HMAC_SHA256, &read::<32>(folder, lookup)?[..]),
-        sealer: Sealer::new(&read(folder, sealing)?),
-        nonces: Nonces::new(&read(folder, nonce)?),
-        acknowledgements: Acknowledgements::new(&read(folder, acknowledgement)?),
+        sealer: Sealer::new(&*read(folder, sealing)?),
+        nonces: Nonces::new(&*read(folder, nonce)?),
+        acknowledgements: Acknowledgements::new(&*read(folder, acknowledgement)?),
     })
 }
 

@@ -9,6 +9,7 @@
 
 pub mod acknowledgement;
 pub mod folder;
+pub mod identity;
 pub mod nonce;
 pub mod seal;
 

@@ -98,6 +98,18 @@ impl From<FileError> for ReadError {
     }
 }
 
+impl StartError {
+    /// What reading at start can fail with: nothing has stopped yet, and nothing is archived.
+    pub(crate) fn from_read(error: ReadError) -> Self {
+        match error {
+            ReadError::Corrupt(corruption) => Self::Corrupt(corruption),
+            ReadError::Disk(error) => Self::Disk(error),
+            ReadError::Archived { .. } => Self::Config("the journal begins too late"),
+            ReadError::Stopped(_) => Self::Config("the log has stopped"),
+        }
+    }
+}
+
 impl From<FileError> for StartError {
     fn from(error: FileError) -> Self {
         match error {

@@ -70,6 +70,11 @@ pub(crate) fn encode_entry(
     }
 }
 
+/// Appends an entry that has its place already, behind its length.
+pub(crate) fn encode(entry: &Entry, out: &mut Vec<u8>) {
+    encode_entry(out, entry.stream, entry.previous, entry.recorded_at_ms, &entry.events);
+}
+
 /// Sets the `previous` of an entry that [`encode_entry`] wrote at the start of `encoded`: who encodes it does not
 /// know it yet, since that is decided when the entry is given its position.
 pub(crate) fn set_previous(encoded: &mut [u8], previous: Option<Position>) {
@@ -126,9 +131,8 @@ impl EntryHeader {
             return Err(Malformed("it is longer than an entry may be"));
         }
         let mut read = Reader(bytes);
-        let fields = (|| {
-            Some((read.u8()?, read.u8()?, read.array::<16>()?, read.u64()?, read.u64()?, read.u16()?))
-        })();
+        let fields =
+            (|| Some((read.u8()?, read.u8()?, read.array::<16>()?, read.u64()?, read.u64()?, read.u16()?)))();
         let (format, kind, id, previous, recorded_at_ms, events) =
             fields.ok_or(Malformed("it is shorter than its header"))?;
         if format != ENTRY_FORMAT {

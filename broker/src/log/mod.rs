@@ -21,12 +21,25 @@
 //! | `start` | after a stop or a crash: what the journal holds is made durable, what sled lacks is put there |
 //! | `verify`, `repair`, `offline` | looking at a log, and mending it, when no broker runs |
 
+pub mod bench;
+mod committer;
 mod entry;
 mod error;
 mod format;
+mod heads;
 mod journal;
+mod keeper;
 mod limits;
+mod local;
+mod lock;
 mod memory;
+mod progress;
+mod queue;
+mod reading;
+mod recent;
+mod snapshots;
+mod start;
+mod store;
 
 #[cfg(test)]
 mod contract;
@@ -42,6 +55,7 @@ pub use entry::{
     Position, StreamId, StreamKind, Urgency, Version,
 };
 pub use error::{AppendError, Corruption, Damage, DiskError, Fault, ReadError, StartError};
+pub use local::{LocalLog, LogConfig};
 pub use memory::{Crash, MemoryLog};
 
 /// An append-only log of entries, in streams.
@@ -116,6 +130,12 @@ pub trait EventLog: Send + Sync + 'static {
     /// Takes no more appends, makes durable what waits, and leaves the log so that the next start knows that
     /// nothing may be torn. Can be called more than once.
     async fn close(&self);
+}
+
+impl std::fmt::Debug for dyn EventLog {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("EventLog").field("head", &self.head()).finish_non_exhaustive()
+    }
 }
 
 /// Entries as they come. It owns what it reads from, so that it may outlive the reference to the log.

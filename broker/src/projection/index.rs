@@ -59,6 +59,11 @@ impl Index {
         self.read().approvals.iter().map(|(id, expires_at)| (*id, *expires_at)).collect()
     }
 
+    /// Whether an approval waits.
+    pub fn is_live(&self, approval: ApprovalId) -> bool {
+        self.read().approvals.contains_key(&approval)
+    }
+
     /// How many approvals wait.
     pub fn live_approvals_count(&self) -> usize {
         self.read().approvals.len()

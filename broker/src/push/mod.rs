@@ -70,8 +70,8 @@ pub trait PushService: Send + Sync + 'static {
     ) -> Result<Accepted, Error>;
 }
 
-/// All connections to one push service, and how they are to be used.
-pub struct Connections {
+/// A push service as configured: all connections to it, and how pushes wait for them.
+pub struct Service {
     /// Whose.
     pub kind: PushServiceKind,
     /// At least one.
@@ -80,9 +80,9 @@ pub struct Connections {
     pub queue: QueueSettings,
 }
 
-impl fmt::Debug for Connections {
+impl fmt::Debug for Service {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Connections")
+        f.debug_struct("Service")
             .field("kind", &self.kind)
             .field("connections", &self.connections.len())
             .field("queue", &self.queue)

@@ -2,6 +2,8 @@
 
 mod complaints;
 mod dispatcher;
+#[cfg(test)]
+mod tests;
 
 use std::{
     num::{NonZeroU32, NonZeroU64},
@@ -20,7 +22,7 @@ use tokio::{
 };
 
 use self::dispatcher::Dispatcher;
-use super::{Clock, Connections, PushMessage, Random};
+use super::{Clock, PushMessage, Random, Service};
 
 /// How pushes wait for a push service. The section `queue` of its settings.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
@@ -144,10 +146,10 @@ pub struct Pusher<I> {
 impl<I: Send + 'static> Pusher<I> {
     /// Serves the queues of these services from now on; of two of one kind, the last. Needs a tokio runtime.
     pub fn start(
-        services: impl IntoIterator<Item = Connections>,
-        report: Arc<dyn Report<I>>,
-        clock: Clock,
-        random: Random,
+        services: impl IntoIterator<Item = Service>,
+        report: &Arc<dyn Report<I>>,
+        clock: &Clock,
+        random: &Random,
     ) -> Self {
         let mut pusher = Self { apns: None, fcm: None };
         for service in services {
@@ -155,7 +157,7 @@ impl<I: Send + 'static> Pusher<I> {
                 PushServiceKind::Apns => &mut pusher.apns,
                 PushServiceKind::Fcm => &mut pusher.fcm,
             };
-            *queue = Some(Queue::start(service, report.clone(), clock.clone(), random.clone()));
+            *queue = Some(Queue::start(service, Arc::clone(report), Arc::clone(clock), Arc::clone(random)));
         }
         pusher
     }
@@ -179,8 +181,7 @@ impl<I: Send + 'static> Pusher<I> {
     /// Takes no more jobs, and waits for those that were taken, at most so long. Then the rest is given up without
     /// a report: how many that were. A second call finds nothing left to do.
     pub async fn drain(&self, within: Duration) -> usize {
-        let (apns, fcm) =
-            tokio::join!(drain(self.apns.as_ref(), within), drain(self.fcm.as_ref(), within));
+        let (apns, fcm) = tokio::join!(drain(self.apns.as_ref(), within), drain(self.fcm.as_ref(), within));
         apns + fcm
     }
 
@@ -215,11 +216,11 @@ struct Queue<I> {
 #[derive(Debug)]
 struct Queued<I> {
     job: Job<I>,
-    _place: OwnedSemaphorePermit,
+    place: OwnedSemaphorePermit,
 }
 
 impl<I: Send + 'static> Queue<I> {
-    fn start(service: Connections, report: Arc<dyn Report<I>>, clock: Clock, random: Random) -> Self {
+    fn start(service: Service, report: Arc<dyn Report<I>>, clock: Clock, random: Random) -> Self {
         let kind = service.kind;
         let capacity = usize::try_from(service.queue.capacity.get()).unwrap_or(usize::MAX);
         let (jobs, taken) = mpsc::unbounded_channel();
@@ -241,7 +242,7 @@ impl<I: Send + 'static> Queue<I> {
         };
         let jobs = self.jobs.lock().unwrap_or_else(PoisonError::into_inner);
         let jobs = jobs.as_ref().ok_or(NotQueued::Draining)?;
-        jobs.send(Queued { job, _place: place }).map_err(|_| NotQueued::Draining)
+        jobs.send(Queued { job, place }).map_err(|_| NotQueued::Draining)
     }
 
     fn pending(&self) -> usize {

@@ -134,7 +134,10 @@ pub(super) fn read_ca_file(file: &Path) -> Result<Vec<Certificate>, SetupError> 
     let (pem, _) = read(file)?;
     let certificates = Certificate::from_pem_bundle(&pem).unwrap_or_default();
     if certificates.is_empty() {
-        return Err(SetupError::unusable(file, "holds no certificate in PEM form (-----BEGIN CERTIFICATE-----)"));
+        return Err(SetupError::unusable(
+            file,
+            "holds no certificate in PEM form (-----BEGIN CERTIFICATE-----)",
+        ));
     }
     Ok(certificates)
 }
@@ -151,4 +154,71 @@ fn read(file: &Path) -> Result<(Vec<u8>, u32), SetupError> {
         return Err(SetupError::unusable(file, format!("is longer than {FILE_BYTES_MAX} bytes")));
     }
     Ok((bytes, mode))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs::Permissions;
+
+    use super::*;
+    use crate::push::connection::{Protocol, Recipe};
+
+    fn file(content: &[u8], mode: u32) -> (tempfile::TempDir, PathBuf) {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("a-file");
+        fs::write(&file, content).unwrap();
+        fs::set_permissions(&file, Permissions::from_mode(mode)).unwrap();
+        (folder, file)
+    }
+
+    #[test]
+    fn a_key_file_that_others_may_write_to_is_refused() {
+        for mode in [0o620, 0o602, 0o666, 0o777] {
+            let (_folder, file) = file(b"key", mode);
+            let error = read_key_file(&file).unwrap_err();
+            assert!(matches!(error, SetupError::Writable { .. }), "{mode:o}: {error}");
+            let text = error.to_string();
+            assert!(text.contains("a-file") && text.contains("chmod go-w"), "{text}");
+        }
+        for mode in [0o400, 0o600, 0o640, 0o644] {
+            let (_folder, file) = file(b"key", mode);
+            assert_eq!(**read_key_file(&file).unwrap(), *b"key", "{mode:o}");
+        }
+    }
+
+    #[test]
+    fn a_file_that_is_missing_or_endless_is_named() {
+        let missing = read_key_file(Path::new("/nowhere/key.p8")).unwrap_err().to_string();
+        assert!(missing.contains("/nowhere/key.p8") && missing.contains("No such file"), "{missing}");
+        let (_folder, long) = file(&vec![b'x'; 300_000], 0o600);
+        let long = read_key_file(&long).unwrap_err().to_string();
+        assert!(long.contains("longer than 262144 bytes"), "{long}");
+        let endless = read_ca_file(Path::new("/dev/zero")).unwrap_err().to_string();
+        assert!(endless.contains("longer than"), "{endless}");
+    }
+
+    #[test]
+    fn a_ca_file_without_a_usable_certificate_is_refused() {
+        let setup = |content: &str| {
+            let (_folder, file) = file(content.as_bytes(), 0o644);
+            Recipe::new(Protocol::Http2, Some(&file)).and_then(|recipe| recipe.client()).map(|_| ())
+        };
+        for content in ["", "nothing", "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----"] {
+            let error = setup(content).unwrap_err();
+            assert!(matches!(error, SetupError::Unusable { .. }), "{content}: {error}");
+            assert!(error.to_string().contains("a-file"), "{content}: {error}");
+        }
+    }
+
+    #[test]
+    fn an_address_is_https_with_a_host_and_at_most_a_path() {
+        assert_eq!(HttpsUrl::parse("https://example.org/").unwrap().as_str(), "https://example.org");
+        assert_eq!(HttpsUrl::parse("https://[::1]:8443/a/b/").unwrap().as_str(), "https://[::1]:8443/a/b");
+        for wrong in
+            ["", "example.org", "http://example.org", "https://", "https://u:p@example.org", "https://a?b"]
+        {
+            let error = HttpsUrl::parse(wrong).unwrap_err();
+            assert!(!error.contains("u:p"), "{error}");
+        }
+    }
 }

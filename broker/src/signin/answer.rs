@@ -63,7 +63,7 @@ impl SignIn {
         let account = self.account_of(envelope).await?;
         let read = VerifiedRead::list_waiting(&account, self.keys.broker_id(), envelope)?;
         let (phone, now) = self.reader(&account, &read)?;
-        let asked = account.live_approvals().filter(|one| !one.is_overdue(now) && phone.may_answer(one.requested_at));
+        let asked = account.live_approvals().filter(|one| !one.is_overdue(now) && phone.may_answer(one));
         let challenges = asked
             .filter_map(|one| one.issued.as_ref()?.question.as_ref())
             .map(|question| question.challenge.clone())
@@ -88,7 +88,7 @@ impl SignIn {
             });
         }
         let id: ApprovalId = read.id().parse().map_err(|_| Refusal::UnknownApproval)?;
-        let approval = account.approval(id).filter(|one| phone.may_answer(one.requested_at));
+        let approval = account.approval(id).filter(|one| phone.may_answer(one));
         let approval = approval.ok_or(Refusal::UnknownApproval)?;
         if let Some(ending) = &approval.ending {
             return Err(Refusal::ApprovalEnded(ending.clone()).into());

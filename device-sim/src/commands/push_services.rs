@@ -4,6 +4,7 @@ use std::{
     fmt,
     io::{self, IsTerminal as _, Write as _},
     net::SocketAddr,
+    os::unix::fs::DirBuilderExt as _,
     path::{Path, PathBuf},
 };
 
@@ -110,7 +111,9 @@ fn say(text: &str) -> anyhow::Result<()> {
 
 fn summary(counters: Counters) -> String {
     let Counters { requests, accepted, refused, delivered, .. } = counters;
-    format!("\nEnded. {requests} pushes asked for: {accepted} accepted, {refused} refused; {delivered} delivered.\n")
+    format!(
+        "\nEnded. {requests} pushes asked for: {accepted} accepted, {refused} refused; {delivered} delivered.\n"
+    )
 }
 
 /// Where the files are: a folder of the person's, or one that goes away.
@@ -123,7 +126,11 @@ impl Folder {
     fn open(dir: Option<PathBuf>) -> anyhow::Result<Self> {
         match dir {
             Some(dir) => {
-                std::fs::create_dir_all(&dir).with_context(|| format!("cannot make the folder {}", dir.display()))?;
+                std::fs::DirBuilder::new()
+                    .recursive(true)
+                    .mode(0o700)
+                    .create(&dir)
+                    .with_context(|| format!("cannot make the folder {}", dir.display()))?;
                 // Commands that are printed shall work from anywhere.
                 let dir = dir.canonicalize().with_context(|| format!("cannot use {}", dir.display()))?;
                 Ok(Self::Kept(dir))
@@ -296,12 +303,14 @@ impl fmt::Display for Guide {
     project          {project_id}
 
 {bold}Targets{normal}
-  APNs good          {}
-       dead          {}   410 Unregistered
-       other app     {}   400 DeviceTokenNotForTopic
-  FCM  good          {}
-       dead          {}   404 UNREGISTERED
-       other project {}   403 SENDER_ID_MISMATCH
+  APNs   good (200)                     {}
+         dead (410 Unregistered)        {}
+         another app's (400 DeviceTokenNotForTopic)
+                                        {}
+  FCM    good (200)                     {}
+         dead (404 UNREGISTERED)        {}
+         another project's (403 SENDER_ID_MISMATCH)
+                                        {}
 
 {bold}Try it{normal}
   # see the pushes that the iPhone gets (in another terminal; leave it running)

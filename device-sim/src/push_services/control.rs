@@ -1,25 +1,6 @@
 //! The control API: what a test in another language, or a person with curl, does with the services.
 //!
-//! HTTP/1.1 on a loopback address, JSON in and out, no credentials. Errors are `{"error": "<why>"}` with 400, 404 or
-//! 409.
-//!
-//! | request | does |
-//! |---|---|
-//! | `GET /` | shows this table |
-//! | `GET /info` | addresses, ids, app, project |
-//! | `POST /devices` `{"service": "apns"\|"fcm", "app": ...}` | makes a push target (its device is away): `{"target": ...}` |
-//! | `GET /devices/{target}` | what the target looks like |
-//! | `DELETE /devices/{target}` | makes it dead: 410 `Unregistered`, 404 `UNREGISTERED`; `?reason=expired` for `ExpiredToken` |
-//! | `GET /devices/{target}/pushes` | connects the device for as long as the request lasts: one JSON object a line for each push, those that waited first |
-//! | `GET /received` | the latest requests for pushes, refused ones too; `?target=...` for one target's |
-//! | `DELETE /received` | forgets them |
-//! | `GET /faults` | the armed faults and how often they struck |
-//! | `POST /faults` `{"effect": ...}` | arms a fault ([`FaultSpec`]): `{"id": ...}` |
-//! | `DELETE /faults`, `DELETE /faults/{id}` | disarms all, or one |
-//! | `GET /counters` | [`Counters`](super::Counters) |
-//! | `POST /clock` `{"advance_s": ...}` | moves the services' clock forward |
-//! | `GET /provider-token` | a provider token for APNs, good now; as text |
-//! | `GET /access-token` | an access token for FCM, good now; as text |
+#![doc = include_str!("control.md")]
 
 use std::{convert::Infallible, sync::Arc, time::Duration};
 
@@ -80,12 +61,9 @@ fn router(shared: Arc<Shared>) -> Router {
         .with_state(shared)
 }
 
-/// The table above.
-async fn help() -> String {
-    let documentation = include_str!("control.rs").lines().take_while(|line| line.starts_with("//!"));
-    documentation
-        .map(|line| line.trim_start_matches("//!").trim_start().replace("\\|", "|") + "\n")
-        .collect()
+/// The page that documents this module, too.
+async fn help() -> &'static str {
+    include_str!("control.md")
 }
 
 /// What a client needs to know, but for the files.
@@ -177,10 +155,7 @@ async fn kill(
     }
 }
 
-async fn pushes(
-    State(shared): App,
-    target: Result<Path<String>, PathRejection>,
-) -> Result<Response, Error> {
+async fn pushes(State(shared): App, target: Result<Path<String>, PathRejection>) -> Result<Response, Error> {
     let Path(target) = target?;
     let found = shared.core.registry.find(&target).ok_or_else(|| Error::no_target(&target))?;
     let device = shared.core.registry.connect(found);
@@ -229,7 +204,8 @@ fn line(push: &Push, target: &str) -> Bytes {
 
 /// Headers as an object; a name that stands twice has its values in a list.
 fn header_object(headers: &HeaderMap) -> Map<String, Value> {
-    let text = |value: &http::HeaderValue| Value::from(String::from_utf8_lossy(value.as_bytes()).into_owned());
+    let text =
+        |value: &http::HeaderValue| Value::from(String::from_utf8_lossy(value.as_bytes()).into_owned());
     headers
         .keys()
         .map(|name| {
@@ -252,7 +228,8 @@ async fn received(
 ) -> Result<Json<Vec<Value>>, Error> {
     let Query(Which { target }) = query?;
     let latest = shared.core.log.latest();
-    let wanted = latest.iter().filter(|received| target.is_none() || received.target.as_deref() == target.as_deref());
+    let wanted =
+        latest.iter().filter(|received| target.is_none() || received.target.as_deref() == target.as_deref());
     Ok(Json(wanted.map(|received| received_object(received)).collect()))
 }
 
@@ -307,10 +284,7 @@ async fn disarm_all(State(shared): App) -> StatusCode {
     StatusCode::NO_CONTENT
 }
 
-async fn disarm(
-    State(shared): App,
-    id: Result<Path<FaultId>, PathRejection>,
-) -> Result<StatusCode, Error> {
+async fn disarm(State(shared): App, id: Result<Path<FaultId>, PathRejection>) -> Result<StatusCode, Error> {
     let Path(id) = id?;
     if shared.core.faults.disarm(id) {
         Ok(StatusCode::NO_CONTENT)

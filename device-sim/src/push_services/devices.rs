@@ -5,7 +5,7 @@
 //! wait for each other.
 
 use std::{
-    collections::HashMap,
+    collections::{BTreeMap, HashMap},
     fmt,
     hash::{BuildHasher as _, RandomState},
     sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock},
@@ -14,6 +14,7 @@ use std::{
 use bytes::Bytes;
 use http::HeaderMap;
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
 use tokio::sync::Notify;
 
 use super::{
@@ -54,6 +55,23 @@ pub struct Push {
     pub accepted_at: Timestamp,
     /// Whether it waited at the service because the device was away.
     pub was_stored: bool,
+}
+
+impl Push {
+    /// The texts that an app finds in the push. FCM: `android.data` where it is set, else `data`. APNs: what stands in
+    /// the payload beside `aps`.
+    pub fn data(&self) -> BTreeMap<String, String> {
+        let body: Value = serde_json::from_slice(&self.body).unwrap_or_default();
+        let data = match self.service {
+            Service::Apns => &body,
+            Service::Fcm => match &body["android"]["data"] {
+                Value::Null => &body["data"],
+                data => data,
+            },
+        };
+        let texts = data.as_object().into_iter().flatten();
+        texts.filter_map(|(name, value)| Some((name.clone(), value.as_str()?.to_owned()))).collect()
+    }
 }
 
 /// Why a push target is not good any more.
@@ -152,7 +170,7 @@ impl Registry {
     }
 }
 
-/// There are [`TARGETS_MAX`] targets already.
+/// There are a million targets already.
 #[derive(Debug, thiserror::Error)]
 #[error("there are {TARGETS_MAX} targets already; no more are made")]
 pub struct TooManyTargets;

@@ -40,8 +40,9 @@ pub enum Place {
 pub enum Effect {
     /// The request waits, then goes on as if nothing had been.
     Latency(Duration),
-    /// The service answers 429 (`TooManyRequests`, `QUOTA_EXCEEDED`), 500 (`InternalServerError`, `INTERNAL`), 503
-    /// (`ServiceUnavailable`, `UNAVAILABLE`), or another status that one of its reasons has.
+    /// The service answers with this status and the reason that most likely goes with it: 429 with `TooManyRequests`
+    /// or `QUOTA_EXCEEDED`, 503 with `ServiceUnavailable` or `UNAVAILABLE`. Strikes only at the service that documents
+    /// the status.
     Status(u16),
     /// APNs answers with this reason.
     Apns(Reason),
@@ -158,6 +159,10 @@ impl Fault {
             (_, None) if place == Place::FcmToken => false,
             (Effect::Apns(_), _) => place == Place::Apns,
             (Effect::Fcm(_), _) => place == Place::Fcm,
+            (Effect::Status(status), _) => match place {
+                Place::Apns => Reason::of_status(status).is_some(),
+                Place::Fcm | Place::FcmToken => ErrorCode::of_status(status).is_some(),
+            },
             _ => true,
         }
     }
@@ -357,6 +362,13 @@ mod tests {
     #[test]
     fn a_reason_strikes_at_the_service_that_has_it() {
         let faults = faults(Fault::new(Effect::Apns(Reason::Shutdown)));
+        assert!(struck(&faults, Place::Apns, "a"));
+        assert!(!struck(&faults, Place::Fcm, "a"));
+    }
+
+    #[test]
+    fn a_status_strikes_at_the_service_that_documents_it() {
+        let faults = faults(Fault::new(Effect::Status(410)));
         assert!(struck(&faults, Place::Apns, "a"));
         assert!(!struck(&faults, Place::Fcm, "a"));
     }

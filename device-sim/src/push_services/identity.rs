@@ -221,8 +221,10 @@ impl ProviderKey {
     /// Makes the key topic-specific.
     #[must_use]
     pub fn only_for(mut self, topics: &[&str]) -> Self {
-        self.scope =
-            KeyScope::Topics { topics: topics.iter().map(|&topic| topic.to_owned()).collect(), related: None };
+        self.scope = KeyScope::Topics {
+            topics: topics.iter().map(|&topic| topic.to_owned()).collect(),
+            related: None,
+        };
         self
     }
 
@@ -400,8 +402,13 @@ fn write_private(path: &Path, text: &str) -> Result<(), Error> {
     use std::os::unix::fs::{OpenOptionsExt as _, PermissionsExt as _};
 
     let failed = |source| Error::File { path: path.to_owned(), source };
-    let mut file =
-        fs::OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(path).map_err(failed)?;
+    let mut file = fs::OpenOptions::new()
+        .write(true)
+        .create(true)
+        .truncate(true)
+        .mode(0o600)
+        .open(path)
+        .map_err(failed)?;
     // The mode of a file that was there already stays what it was: narrow it before anything secret is in it.
     file.set_permissions(fs::Permissions::from_mode(0o600)).map_err(failed)?;
     file.write_all(text.as_bytes()).map_err(failed)

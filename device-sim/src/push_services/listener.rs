@@ -29,15 +29,18 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use super::{apns::Reason, identity::ServerCertificate};
 
-/// A client that has not finished its TLS handshake by then is dropped.
-const HANDSHAKE_MAX: Duration = Duration::from_secs(10);
+/// A client that has not finished its handshake (TLS, then HTTP/2) by then is dropped.
+pub(crate) const HANDSHAKE_MAX: Duration = Duration::from_secs(10);
 /// More connections than this on one service are refused.
 const CONNECTIONS_MAX: usize = 10_000;
 /// After a failed accept (too many open files, say) the next one is tried this much later.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
 /// TLS as both services offer it; `protocols` are what ALPN may choose from, the best first.
-pub(crate) fn acceptor(certificate: &ServerCertificate, protocols: &[&[u8]]) -> Result<TlsAcceptor, TlsError> {
+pub(crate) fn acceptor(
+    certificate: &ServerCertificate,
+    protocols: &[&[u8]],
+) -> Result<TlsAcceptor, TlsError> {
     let pem = certificate.server_pem.as_bytes();
     let chain = CertificateDer::pem_slice_iter(pem).collect::<Result<Vec<_>, _>>()?;
     let key = PrivateKeyDer::from_pem_slice(pem)?;

@@ -16,15 +16,15 @@
 //! # }
 //! ```
 //!
-//! In the order of a push: `listener` (TCP, TLS) → [`apns`] or [`fcm`] → [`faults`] → `devices` and `store` (what
+//! In the order of a push: `listener` (TCP, TLS) → `apns` or `fcm` → [`faults`] → `devices` and `store` (what
 //! a device gets, now or later) → [`tally`] (what was counted and kept for tests). Beside it: [`identity`] (keys and
 //! certificate), [`scenario`] (faults from a file), [`control`] (all of it over HTTP).
 
-pub mod apns;
+mod apns;
 pub mod control;
 mod devices;
 pub mod faults;
-pub mod fcm;
+mod fcm;
 pub mod identity;
 mod jwt;
 mod listener;
@@ -43,6 +43,13 @@ use serde::{Deserialize, Serialize};
 use tokio::net::TcpListener;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
+use self::{
+    apns::Apns,
+    devices::Registry,
+    fcm::{Fcm, TokenEndpoint},
+    store::Window,
+    tally::{Log, Tally},
+};
 pub use self::{
     apns::Reason,
     devices::{DeadSince, Death, Device, Push, TargetState, TooManyTargets},
@@ -51,13 +58,6 @@ pub use self::{
     identity::{Identity, ProviderKey},
     listener::TlsError,
     tally::{Counters, Received},
-};
-use self::{
-    apns::Apns,
-    devices::Registry,
-    fcm::{Fcm, TokenEndpoint},
-    store::Window,
-    tally::{Log, Tally},
 };
 use crate::{
     clock::{Clock, Timestamp},
@@ -148,7 +148,9 @@ impl Config {
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
     /// An address is taken, or not this machine's.
-    #[error("cannot listen on {address} for {what}: {source}; choose another address, or port 0 for any free port")]
+    #[error(
+        "cannot listen on {address} for {what}: {source}; choose another address, or port 0 for any free port"
+    )]
     Listen {
         /// Which service.
         what: &'static str,
@@ -158,7 +160,9 @@ pub enum StartError {
         source: io::Error,
     },
     /// The control API would be open to the network.
-    #[error("the control API asks nobody who they are: {0} is not a loopback address; take 127.0.0.1 or [::1]")]
+    #[error(
+        "the control API asks nobody who they are: {0} is not a loopback address; take 127.0.0.1 or [::1]"
+    )]
     ControlNotLoopback(SocketAddr),
     /// There is no app to push to.
     #[error("no app: Config::apps needs one bundle identifier at least")]
@@ -194,7 +198,6 @@ pub struct PushServices {
 #[derive(Debug)]
 pub(crate) struct Shared {
     core: Arc<Core>,
-    apns: Arc<Apns>,
     fcm: Arc<Fcm>,
     identity: Identity,
     apps: Vec<String>,
@@ -249,17 +252,10 @@ impl PushServices {
         });
 
         let (stop, tasks) = (CancellationToken::new(), TaskTracker::new());
-        tasks.spawn(listener::accept(
-            apns_listener,
-            apns_tls,
-            Arc::clone(&apns),
-            stop.clone(),
-            tasks.clone(),
-        ));
+        tasks.spawn(listener::accept(apns_listener, apns_tls, apns, stop.clone(), tasks.clone()));
         tasks.spawn(listener::accept(fcm_listener, fcm_tls, Arc::clone(&fcm), stop.clone(), tasks.clone()));
         let shared = Arc::new(Shared {
             core,
-            apns,
             fcm,
             identity: config.identity,
             apps: config.apps,
@@ -459,10 +455,7 @@ fn url(address: SocketAddr) -> String {
     }
 }
 
-async fn listen(
-    what: &'static str,
-    address: SocketAddr,
-) -> Result<(TcpListener, SocketAddr), StartError> {
+async fn listen(what: &'static str, address: SocketAddr) -> Result<(TcpListener, SocketAddr), StartError> {
     let failed = |source| StartError::Listen { what, address, source };
     let listener = TcpListener::bind(address).await.map_err(failed)?;
     let bound = listener.local_addr().map_err(failed)?;

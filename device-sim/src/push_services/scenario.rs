@@ -130,8 +130,8 @@ pub enum SpecError {
     /// A field that another effect has.
     #[error("{0} does not go with this effect")]
     NotOfThisEffect(&'static str),
-    /// A status that neither service answers with.
-    #[error("neither APNs nor FCM documents the status {0}")]
+    /// A status that the service does not answer with.
+    #[error("the service documents no status {0}")]
     UnknownStatus(u16),
     /// A reason at the service that does not have it.
     #[error("the reason is not one of the service that \"on\" names")]
@@ -354,6 +354,7 @@ mod tests {
             ("effect = \"latency\"", SpecError::LatencyMissing),
             ("effect = \"answer\"", SpecError::AnswerMissing),
             ("effect = \"answer\"\nstatus = 418", SpecError::UnknownStatus(418)),
+            ("effect = \"answer\"\non = \"fcm\"\nstatus = 410", SpecError::UnknownStatus(410)),
             ("effect = \"reset\"\nstatus = 503", SpecError::NotOfThisEffect("status")),
             ("effect = \"reset\"\nprobability = 1.5", SpecError::Probability),
             ("effect = \"answer\"\non = \"fcm\"\nreason = \"Shutdown\"", SpecError::ReasonElsewhere),

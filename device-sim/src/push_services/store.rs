@@ -135,9 +135,10 @@ impl Shelf {
         let Some(key) = held.collapse_key.as_deref() else {
             return Some(Waiting { held, not_before: now });
         };
-        let held_back = self.waiting.iter_mut().find(|waiting| {
-            waiting.not_before > now && waiting.held.collapse_key.as_deref() == Some(key)
-        });
+        let held_back = self
+            .waiting
+            .iter_mut()
+            .find(|waiting| waiting.not_before > now && waiting.held.collapse_key.as_deref() == Some(key));
         if let Some(held_back) = held_back {
             held_back.held = held;
             tally.replaced.one();
@@ -281,7 +282,7 @@ impl Window {
             self.began = now;
             self.count = 0;
         }
-        if self.count < self.max { Ok(()) } else { Err(self.length - now.since(self.began)) }
+        if self.count < self.max { Ok(()) } else { Err(self.length.saturating_sub(now.since(self.began))) }
     }
 }
 

@@ -43,10 +43,11 @@
 //!
 //! [`CrashFs`] here is the harness' side. Every operation of the kernel comes in by `fuse`, goes through
 //! `gate`, which holds and fails what `watch` looks out for, and takes effect in `tree`, which knows nothing of
-//! FUSE. `mount` puts it in place and takes it away.
+//! FUSE. `mount` puts it in place and takes it away, and `leftover` what a killed harness left.
 
 mod fuse;
 mod gate;
+mod leftover;
 mod mount;
 mod tree;
 mod watch;
@@ -140,8 +141,8 @@ impl CrashFs {
         })
     }
 
-    /// Mounts an empty file system; the directory is made if need be. A mount that a killed harness left there
-    /// is removed; one that is alive is an error.
+    /// Mounts an empty file system; the directory is made if need be. Mounts that killed harnesses left, there or
+    /// elsewhere, are removed; one that is alive is an error.
     pub fn mount(dir: impl AsRef<Path>, options: Options) -> Result<Self, Error> {
         let Options { strict_dirs, capacity_bytes } = options;
         let gate =

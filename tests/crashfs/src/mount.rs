@@ -1,10 +1,10 @@
 //! Mounting without fusermount, and never leaving a mount behind.
 
 use std::{
-    ffi::{CString, OsString},
+    ffi::CString,
     fs::{self, File},
     io,
-    os::{fd::AsRawFd, unix::ffi::OsStringExt},
+    os::fd::AsRawFd,
     path::{Path, PathBuf},
     sync::Arc,
 };
@@ -15,10 +15,13 @@ use rustix::{
     process::{getgid, getuid},
 };
 
-use crate::{fuse::Fuse, gate::Gate};
+use crate::{
+    fuse::Fuse,
+    gate::Gate,
+    leftover::{self, FS_TYPE, Owner},
+};
 
 const DEVICE: &str = "/dev/fuse";
-const FS_TYPE: &str = "fuse.crashfs";
 /// Held operations each keep one of these; the others go on reading what the kernel sends, such as the last
 /// references of a process that died.
 const THREADS: usize = 4;
@@ -72,8 +75,9 @@ impl Mount {
         let (uid, gid) = (getuid().as_raw(), getgid().as_raw());
         let data = format!("fd={},rootmode=40000,user_id={uid},group_id={gid}", device.as_raw_fd());
         let data = CString::new(data).expect("numbers contain no zero byte");
+        let source = Owner::this_process().map(|owner| owner.to_string()).map_err(Reason::NotPermitted)?;
         let flags = MountFlags::NODEV | MountFlags::NOSUID;
-        mount("crashfs", &dir, FS_TYPE, flags, data.as_c_str()).map_err(refused)?;
+        mount(&source, &dir, FS_TYPE, flags, data.as_c_str()).map_err(refused)?;
         // From here on the mount is removed whatever happens.
         let mut mount = Self { dir, session: None };
         let mut config = Config::default();
@@ -110,64 +114,19 @@ fn open_device() -> Result<File, Reason> {
     }
 }
 
-/// Makes the mount point, removes what a killed harness left mounted there, and returns its full path.
+/// Makes the mount point and returns its full path. What killed harnesses left mounted goes, here and elsewhere.
 fn prepare(dir: &Path) -> Result<PathBuf, Error> {
     let failed = |source| Error::Directory { dir: dir.to_owned(), source };
     let no_name = || io::Error::new(io::ErrorKind::InvalidInput, "a mount point needs a name of its own");
     let name = dir.file_name().ok_or_else(no_name).map_err(failed)?;
     let parent = dir.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    leftover::remove_dead_mounts().map_err(failed)?;
     fs::create_dir_all(parent).map_err(failed)?;
-    // Not the mount point itself: under a dead mount it answers nothing but ENOTCONN.
+    // Not the mount point itself: under a frozen file system it would not answer.
     let dir = parent.canonicalize().map_err(failed)?.join(name);
-    while is_crashfs(&dir).map_err(failed)? {
-        match fs::metadata(&dir) {
-            Err(error) if error.raw_os_error() == Some(libc::ENOTCONN) => {
-                unmount(&dir, UnmountFlags::DETACH).map_err(|error| failed(error.into()))?;
-            }
-            _ => return Err(Error::InUse(dir)),
-        }
+    if leftover::is_mounted(&dir).map_err(failed)? {
+        return Err(Error::InUse(dir));
     }
     fs::create_dir_all(&dir).map_err(failed)?;
     Ok(dir)
-}
-
-/// proc(5): field 5 is the mount point; the type stands after a lone `-`, since there may be more fields.
-fn is_crashfs(dir: &Path) -> io::Result<bool> {
-    let mounts = fs::read("/proc/self/mountinfo")?;
-    Ok(mounts.split(|byte| *byte == b'\n').any(|line| {
-        let mut fields = line.split(|byte| *byte == b' ');
-        let here = fields.nth(4).is_some_and(|point| unescape(point) == dir.as_os_str());
-        here && fields.skip_while(|field| *field != b"-").nth(1) == Some(FS_TYPE.as_bytes())
-    }))
-}
-
-/// proc(5): space, tab, line feed and backslash stand as `\ooo`.
-fn unescape(field: &[u8]) -> OsString {
-    let mut bytes = Vec::with_capacity(field.len());
-    let mut rest = field;
-    while let Some((&byte, after)) = rest.split_first() {
-        rest = after;
-        if byte == b'\\'
-            && let Some((octal, after)) = after.split_at_checked(3)
-            && let Some(value) =
-                std::str::from_utf8(octal).ok().and_then(|text| u8::from_str_radix(text, 8).ok())
-        {
-            bytes.push(value);
-            rest = after;
-        } else {
-            bytes.push(byte);
-        }
-    }
-    OsString::from_vec(bytes)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_mount_point_with_a_space_in_its_name_is_found() {
-        assert_eq!(unescape(br"/tmp/a\040b\134c"), OsString::from(r"/tmp/a b\c"));
-        assert_eq!(unescape(br"/tmp/odd\9"), OsString::from(r"/tmp/odd\9"));
-    }
 }

@@ -20,6 +20,6 @@ pub(crate) mod tail;
 pub(crate) mod writer;
 
 #[cfg(test)]
-mod sim;
+pub(crate) mod sim;
 #[cfg(test)]
 mod tests;

@@ -39,7 +39,7 @@ impl JournalReader {
     }
 
     /// The folder that the segments are in.
-    fn folder(&self) -> &Path {
+    pub(crate) fn folder(&self) -> &Path {
         &self.folder
     }
 
@@ -61,6 +61,28 @@ impl JournalReader {
             segment.seek(offset, at);
         }
         Ok(Records { journal: Arc::clone(self), from, to, segment, bytes_since_mark: 0 })
+    }
+
+    /// The first position of the oldest segment that lies, with all after it, within the newest `bytes`; of the
+    /// newest if that is larger.
+    pub(crate) fn first_within(&self, bytes: u64) -> Result<Position, FileError> {
+        let mut total = 0;
+        let mut first = Position::FIRST;
+        for segment in self.segments().into_iter().rev() {
+            total += self.open(segment)?.length;
+            if total > bytes && first > Position::FIRST {
+                break;
+            }
+            first = segment;
+        }
+        Ok(first)
+    }
+
+    /// How many bytes the segments have from the one that holds `position` on.
+    pub(crate) fn bytes_from(&self, position: Position) -> Result<u64, FileError> {
+        let from = self.segment_of(position);
+        let segments = self.segments().into_iter().filter(|first| Some(*first) >= from);
+        segments.map(|first| Ok(self.open(first)?.length)).sum()
     }
 
     fn open(&self, first: Position) -> Result<SegmentReader, FileError> {
@@ -106,7 +128,7 @@ impl Records {
                         return Ok(Some(record));
                     }
                 }
-                Found::End => self.segment = self.open_behind(self.segment.next)?,
+                Found::End => self.segment = self.open_behind()?,
                 Found::Closed => return Err(self.segment.corruption(Damage::BytesAfterEnd).into()),
                 Found::Damaged(damage) => return Err(self.segment.corruption(damage).into()),
             }
@@ -118,6 +140,11 @@ impl Records {
     pub(crate) fn entries(&self) -> impl Iterator<Item = (Position, &[u8])> {
         let wanted = self.from..=self.to;
         self.segment.entries().filter(move |(position, _)| wanted.contains(position))
+    }
+
+    /// What to say of an entry at a position that has been read.
+    pub(crate) fn last_corruption(&self, position: Position, damage: Damage) -> Corruption {
+        Corruption { file: self.segment.path().to_owned(), offset: self.segment.offset, position, damage }
     }
 
     /// What to say of an entry of the record that was read last, if something is wrong with it.
@@ -133,13 +160,13 @@ impl Records {
         }
     }
 
-    /// Opens the segment that begins with `next`, which is where the one before it has ended.
-    fn open_behind(&self, next: Position) -> Result<SegmentReader, FileError> {
+    /// Opens the segment after this one, which must begin where this one has ended.
+    fn open_behind(&self) -> Result<SegmentReader, FileError> {
+        let (this, next) = (self.segment.header.first, self.segment.next);
         let segments = self.journal.segments();
-        let behind = segments.iter().find(|first| **first >= next);
-        match behind {
+        match segments.iter().find(|first| **first > this) {
             Some(first) if *first == next => self.journal.open(next),
-            _ => {
+            behind => {
                 let file = self.journal.folder.join(segment_name(next));
                 let damage = Damage::Gap { found: behind.copied().unwrap_or(self.to) };
                 Err(Corruption { file, offset: 0, position: next, damage }.into())

@@ -106,8 +106,8 @@ impl SegmentReader {
             let belongs = header.first == first && journal.is_none_or(|journal| journal == header.journal);
             belongs.then_some(header).ok_or(Damage::ForeignSegment)
         });
-        let header = header
-            .map_err(|damage| Corruption { file: path.clone(), offset: 0, position: first, damage })?;
+        let header =
+            header.map_err(|damage| Corruption { file: path.clone(), offset: 0, position: first, damage })?;
         let offset = SEGMENT_HEADER_BYTES as u64;
         let record = Record { offset, bytes: 0, first, count: 0 };
         Ok(Self { path, file, header, length, offset, next: first, record, window: Window::default() })
@@ -220,7 +220,8 @@ impl SegmentReader {
     }
 
     fn load(&mut self, offset: u64, bytes: usize) -> Result<(), DiskError> {
-        let loaded = self.window.load(&*self.file, offset, bytes);
+        let ahead = self.length.saturating_sub(offset);
+        let loaded = self.window.load(&*self.file, offset, bytes, ahead);
         loaded.map_err(|error| DiskError::new("read", &self.path, &error))
     }
 }
@@ -238,37 +239,42 @@ fn check_entries(body: &[u8], count: u32) -> Result<(), Malformed> {
     Ok(())
 }
 
-/// A length that is bounded by what may be in memory, or is cut to what can be.
-fn to_usize(bytes: u64) -> usize {
-    usize::try_from(bytes).unwrap_or(usize::MAX)
-}
-
 /// The part of a file that is in memory.
 #[derive(Debug, Default)]
 struct Window {
     start: u64,
-    bytes: Vec<u8>,
+    /// How much of `buffer` is filled.
+    length: usize,
+    buffer: Vec<u8>,
 }
 
 impl Window {
-    /// Sees to it that the bytes from `offset` on are in memory, as far as the file has them.
-    fn load(&mut self, file: &dyn DiskFile, offset: u64, bytes: usize) -> std::io::Result<()> {
+    /// Sees to it that the bytes from `offset` on are in memory, as far as the file has them, and more of what
+    /// follows if the file is known to go on for `ahead` bytes.
+    fn load(&mut self, file: &dyn DiskFile, offset: u64, bytes: usize, ahead: u64) -> std::io::Result<()> {
         let end = offset + bytes as u64;
-        if offset >= self.start && end <= self.start + self.bytes.len() as u64 {
+        if offset >= self.start && end <= self.start + self.length as u64 {
             return Ok(());
         }
-        self.bytes.resize(bytes.max(WINDOW_BYTES), 0);
-        let read = file.read_at(&mut self.bytes, offset).inspect_err(|_| self.bytes.clear())?;
-        self.bytes.truncate(read);
+        let wanted = bytes.max(to_usize(ahead).min(WINDOW_BYTES));
+        if self.buffer.len() < wanted {
+            self.buffer.resize(wanted, 0);
+        }
+        self.length = 0;
+        self.length = file.read_at(&mut self.buffer[..wanted], offset)?;
         self.start = offset;
         Ok(())
     }
 
     /// The bytes from `offset` on; fewer than asked for where the file has ended.
     fn get(&self, offset: u64, bytes: usize) -> &[u8] {
-        let from = usize::try_from(offset.saturating_sub(self.start)).unwrap_or(usize::MAX);
-        let from = from.min(self.bytes.len());
-        let to = from.saturating_add(bytes).min(self.bytes.len());
-        &self.bytes[from..to]
+        let from = to_usize(offset.saturating_sub(self.start)).min(self.length);
+        let to = from.saturating_add(bytes).min(self.length);
+        &self.buffer[from..to]
     }
+}
+
+/// A length that is bounded by what may be in memory, or is cut to what can be.
+fn to_usize(bytes: u64) -> usize {
+    usize::try_from(bytes).unwrap_or(usize::MAX)
 }

@@ -72,7 +72,8 @@ pub(crate) fn open(
 /// Removes files that a crash has interrupted the making of: none has got its name, so nobody counts on them.
 fn remove_unfinished(disk: &dyn Disk, folder: &Path) -> Result<(), StartError> {
     let names = disk.names(folder).map_err(|error| DiskError::new("list", folder, &error))?;
-    let unfinished = |name: &&String| name.strip_suffix(TEMPORARY).is_some_and(|name| position_in_name(name).is_some());
+    let unfinished =
+        |name: &&String| name.strip_suffix(TEMPORARY).is_some_and(|name| position_in_name(name).is_some());
     for name in names.iter().filter(unfinished) {
         let path = folder.join(name);
         disk.remove(&path).map_err(|error| DiskError::new("remove", &path, &error))?;

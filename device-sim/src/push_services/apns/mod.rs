@@ -27,19 +27,19 @@ use tokio::time::timeout;
 use tokio_rustls::server::TlsStream;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
+pub use self::reply::Reason;
 use self::{
     frames::{Tap, TapControl},
     reply::Reply,
     request::Notification,
     token::ConnectionAuth,
 };
-pub use self::reply::Reason;
 use super::{
     Core, Environment, Service,
     devices::{Death, Push, Target},
     faults::{Effect, Place, Strike},
     identity::ProviderKey,
-    listener::{Order, Orders, Serve, Wire},
+    listener::{HANDSHAKE_MAX, Order, Orders, Serve, Wire},
     store::Held,
     tally::Received,
 };
@@ -71,11 +71,12 @@ impl Serve for Apns {
             .max_concurrent_streams(STREAMS_MAX)
             .max_header_list_size(HEADERS_MAX)
             .handshake::<_, Bytes>(Tap::new(stream, tap.clone()));
-        let connection = match handshake.await {
-            Ok(connection) => connection,
-            Err(error) => return tracing::debug!(%error, "a client did not begin HTTP/2"),
+        let connection = match timeout(HANDSHAKE_MAX, handshake).await {
+            Ok(Ok(connection)) => connection,
+            Ok(Err(error)) => return tracing::debug!(%error, "a client did not begin HTTP/2"),
+            Err(_) => return tracing::debug!("a client took too long to begin HTTP/2"),
         };
-        Connection {
+        Provider {
             auth: ConnectionAuth::new(self.environment),
             apns: self,
             connection,
@@ -90,7 +91,7 @@ impl Serve for Apns {
 }
 
 /// One provider's connection.
-struct Connection {
+struct Provider {
     apns: Arc<Apns>,
     connection: h2::server::Connection<Tap<TlsStream<Wire>>, Bytes>,
     tap: TapControl,
@@ -100,7 +101,7 @@ struct Connection {
     streams: TaskTracker,
 }
 
-impl Connection {
+impl Provider {
     async fn run(mut self, stop: CancellationToken) {
         loop {
             tokio::select! {
@@ -225,7 +226,7 @@ impl Stream {
             headers,
             body,
             status: reply.reply().map(|reply| reply.status().as_u16()),
-            reason: reply.reply().and_then(|reply| reply.reason()).map(Reason::as_str),
+            reason: reply.reply().and_then(Reply::reason).map(Reason::as_str),
         });
         self.answer(reply, apns_id).await;
     }
@@ -257,7 +258,11 @@ impl Stream {
                     accepted_at: now,
                     was_stored: false,
                 };
-                target.hand_over(Held { push, keep: notification.keep, collapse_key: None }, now, &core.tally);
+                target.hand_over(
+                    Held { push, keep: notification.keep, collapse_key: None },
+                    now,
+                    &core.tally,
+                );
                 Reply::Accepted
             }
         }
@@ -305,7 +310,8 @@ impl Stream {
         let tally = &self.apns.core.tally;
         match instead {
             Instead::Reply(reply) => {
-                if reply == Reply::Accepted { tally.accepted.one() } else { tally.refused.one() }
+                let answered = if reply == Reply::Accepted { &tally.accepted } else { &tally.refused };
+                answered.one();
                 let is_sandbox = self.apns.environment == Environment::Sandbox;
                 let unique_id = is_sandbox.then(|| uuid_header(&self.apns.core));
                 let (response, body) = reply.into_response(apns_id, unique_id);
@@ -353,23 +359,10 @@ fn replaced(strike: &Strike, now: Timestamp) -> Option<Instead> {
         Effect::GoAway(reason) => return Some(Instead::GoAway(reason)),
         Effect::Silence => return Some(Instead::Silence),
         Effect::Apns(reason) => reason,
-        Effect::Status(status) => reason_of(status),
+        Effect::Status(status) => Reason::of_status(status)?,
     };
     let timestamp = (reason.status() == StatusCode::GONE).then_some(now);
     Some(Instead::Reply(Reply::Refused { reason, timestamp, retry_after_s: strike.retry_after_s }))
-}
-
-/// The reason that a status alone most likely means.
-fn reason_of(status: u16) -> Reason {
-    match status {
-        429 => Reason::TooManyRequests,
-        503 => Reason::ServiceUnavailable,
-        _ => Reason::ALL
-            .iter()
-            .copied()
-            .find(|reason| reason.status().as_u16() == status)
-            .unwrap_or(Reason::InternalServerError),
-    }
 }
 
 /// The body, or as much as is needed to see that it is too large. `None` if the client gave up.

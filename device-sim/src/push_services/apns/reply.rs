@@ -131,6 +131,16 @@ impl Reason {
         Self::ALL.iter().copied().find(|reason| reason.as_str() == name)
     }
 
+    /// The reason that a status alone most likely means.
+    pub(crate) fn of_status(status: u16) -> Option<Self> {
+        match status {
+            410 => Some(Self::Unregistered),
+            429 => Some(Self::TooManyRequests),
+            503 => Some(Self::ServiceUnavailable),
+            _ => Self::ALL.iter().copied().find(|reason| reason.status().as_u16() == status),
+        }
+    }
+
     /// The body of an answer or of a GOAWAY frame.
     pub(crate) fn json(self, timestamp: Option<Timestamp>) -> Bytes {
         let body = match timestamp {

@@ -52,7 +52,6 @@ const PUSH_TYPES: [(&str, &str); 11] = [
     ("widgets", ".push-type.widgets"),
 ];
 
-
 /// The headers of a request, checked; what they say of device and payload is checked against those later.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Notification {

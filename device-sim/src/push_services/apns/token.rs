@@ -59,7 +59,8 @@ impl ConnectionAuth {
         now: Timestamp,
     ) -> Result<Arc<ProviderKey>, Reason> {
         let authorization = headers.get(header::AUTHORIZATION).ok_or(Reason::MissingProviderToken)?;
-        if let Some(current) = self.current.as_ref().filter(|current| current.authorization == authorization) {
+        if let Some(current) = self.current.as_ref().filter(|current| current.authorization == authorization)
+        {
             check_age(current.issued_at, now)?;
             return Ok(Arc::clone(&current.key));
         }
@@ -173,7 +174,11 @@ mod tests {
             Some(Reason::ExpiredProviderToken)
         );
         assert_eq!(
-            reason(ConnectionAuth::new(Environment::Sandbox).authorize(&headers, &keys, NOW.plus(61 * MINUTE))),
+            reason(ConnectionAuth::new(Environment::Sandbox).authorize(
+                &headers,
+                &keys,
+                NOW.plus(61 * MINUTE)
+            )),
             Some(Reason::ExpiredProviderToken),
             "on a new connection too"
         );
@@ -236,7 +241,8 @@ mod tests {
         let related = key("TEAM").only_for(&["b"]).related_to(&topical);
         let unrelated = key("TEAM").only_for(&["c"]);
         let foreign = key("OTHER");
-        let keys = [&team, &second, &topical, &related, &unrelated, &foreign].map(|key| Arc::new(key.clone()));
+        let keys =
+            [&team, &second, &topical, &related, &unrelated, &foreign].map(|key| Arc::new(key.clone()));
         let next = NOW.plus(20 * MINUTE);
         for (first, then, expected) in [
             (&team, &second, None),
@@ -249,7 +255,11 @@ mod tests {
         ] {
             let mut auth = ConnectionAuth::new(Environment::Sandbox);
             assert_eq!(reason(auth.authorize(&headers(first, NOW), &keys, NOW)), None);
-            assert_eq!(reason(auth.authorize(&headers(then, next), &keys, next)), expected, "{first:?} {then:?}");
+            assert_eq!(
+                reason(auth.authorize(&headers(then, next), &keys, next)),
+                expected,
+                "{first:?} {then:?}"
+            );
         }
     }
 
@@ -258,10 +268,7 @@ mod tests {
         let keys = [Arc::new(key("TEAM").only_in(Environment::Production))];
         let headers = headers(&keys[0], NOW);
         let mut sandbox = ConnectionAuth::new(Environment::Sandbox);
-        assert_eq!(
-            reason(sandbox.authorize(&headers, &keys, NOW)),
-            Some(Reason::BadEnvironmentKeyIdInToken)
-        );
+        assert_eq!(reason(sandbox.authorize(&headers, &keys, NOW)), Some(Reason::BadEnvironmentKeyIdInToken));
         let mut production = ConnectionAuth::new(Environment::Production);
         assert_eq!(reason(production.authorize(&headers, &keys, NOW)), None);
     }

@@ -68,6 +68,11 @@ impl ErrorCode {
         }
     }
 
+    /// The code that a status alone most likely means.
+    pub(crate) fn of_status(status: u16) -> Option<Self> {
+        Self::ALL.into_iter().find(|code| code.status().as_u16() == status)
+    }
+
     /// The HTTP status that goes with the code.
     pub fn status(self) -> StatusCode {
         self.canonical().0
@@ -210,13 +215,16 @@ impl Refusal {
 
     fn message(&self) -> String {
         match self {
-            Self::Malformed(violations) => {
-                violations.iter().map(|violation| violation.description.as_str()).collect::<Vec<_>>().join("\n")
-            }
+            Self::Malformed(violations) => violations
+                .iter()
+                .map(|violation| violation.description.as_str())
+                .collect::<Vec<_>>()
+                .join("\n"),
             Self::Invalid { message, .. } => message.clone(),
             Self::Code { code, .. } => code.message().to_owned(),
             Self::CredentialsMissing => {
-                "Request is missing required authentication credential. Expected OAuth 2 access token.".to_owned()
+                "Request is missing required authentication credential. Expected OAuth 2 access token."
+                    .to_owned()
             }
             Self::TokenInvalid | Self::TokenExpired => {
                 "Request had invalid authentication credentials. Expected OAuth 2 access token.".to_owned()

@@ -273,7 +273,8 @@ mod tests {
         };
         assert_eq!(key(r#"{"token": "t"}"#), None);
         assert_eq!(key(r#"{"token": "t", "android": {"collapse_key": "k"}}"#).as_deref(), Some("k"));
-        let notification = r#"{"token": "t", "notification": {"title": "x"}, "android": {"collapse_key": "k"}}"#;
+        let notification =
+            r#"{"token": "t", "notification": {"title": "x"}, "android": {"collapse_key": "k"}}"#;
         assert_eq!(key(notification).as_deref(), Some("com.example.app"));
     }
 

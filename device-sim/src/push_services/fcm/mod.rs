@@ -36,7 +36,7 @@ use tokio_util::sync::CancellationToken;
 pub use self::errors::ErrorCode;
 pub(crate) use self::oauth::TokenEndpoint;
 use self::{
-    errors::{Refusal, TokenError, json_response},
+    errors::{Refusal, json_response},
     message::{Message, Recipient},
 };
 use super::{
@@ -169,8 +169,7 @@ impl Fcm {
             )),
         };
         let body = body.unwrap_or_default();
-        let target: Option<Arc<str>> =
-            request.as_ref().ok().and_then(message::named_target).map(Arc::from);
+        let target: Option<Arc<str>> = request.as_ref().ok().and_then(message::named_target).map(Arc::from);
 
         let strike = core.faults.strike(Place::Fcm, target.as_deref());
         pause(&strike).await;
@@ -181,10 +180,8 @@ impl Fcm {
         }
 
         let push = || {
-            self.tokens.authorize(
-                authorization.as_ref().and_then(|value| value.to_str().ok()),
-                core.clock.now(),
-            )?;
+            self.tokens
+                .authorize(authorization.as_ref().and_then(|value| value.to_str().ok()), core.clock.now())?;
             self.push(project, &headers, &request.clone()?, &body)
         };
         let instead = Instead::of(&strike);
@@ -240,7 +237,11 @@ impl Fcm {
         }
         let now = self.core.clock.now();
         if let Some(quota) = &self.quota {
-            quota.lock().unwrap_or_else(PoisonError::into_inner).admit(now).map_err(Refusal::quota_exceeded)?;
+            quota
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner)
+                .admit(now)
+                .map_err(Refusal::quota_exceeded)?;
         }
         let message = Message::check(request, body, &self.package_name, now)?;
         let target = self.device(&message.recipient)?;
@@ -334,8 +335,9 @@ impl Instead {
             Effect::GoAway(reason) => return Some(Self::NoAnswer(Way::GoAway(reason))),
             Effect::Silence => return Some(Self::NoAnswer(Way::Silence)),
             Effect::Fcm(code) => code,
+            // The sender's own credentials are the likelier cause than those for APNs or Web Push.
             Effect::Status(401) => return Some(Self::Refusal(Refusal::TokenInvalid)),
-            Effect::Status(status) => code_of(status),
+            Effect::Status(status) => ErrorCode::of_status(status)?,
         };
         Some(Self::Refusal(Refusal::Code { code, retry_after_s: strike.retry_after_s }))
     }
@@ -356,23 +358,18 @@ impl Way {
     }
 }
 
-/// The code that a status alone most likely means.
-fn code_of(status: u16) -> ErrorCode {
-    ErrorCode::ALL
-        .into_iter()
-        .find(|code| code.status().as_u16() == status)
-        .unwrap_or(ErrorCode::Internal)
-}
-
-/// The token endpoint's answer when it is out of order: RFC 6749 has no words for it, Google's uses these.
+/// What a fault makes the token endpoint answer: RFC 6749's errors where it has one, and Google's words where not.
 fn token_fault(refusal: &Refusal, retry_after_s: Option<u64>) -> Response<Full<Bytes>> {
     let status = refusal.status();
-    let mut response = if status == StatusCode::BAD_REQUEST {
-        TokenError { error: "invalid_grant", description: "Bad Request" }.into_response()
-    } else {
-        let error = if status.is_server_error() { "internal_failure" } else { "rate_limit_exceeded" };
-        json_response(status, &json!({ "error": error }))
+    let error = match status {
+        StatusCode::BAD_REQUEST => "invalid_grant",
+        StatusCode::UNAUTHORIZED => "invalid_client",
+        StatusCode::FORBIDDEN => "access_denied",
+        StatusCode::TOO_MANY_REQUESTS => "rate_limit_exceeded",
+        StatusCode::SERVICE_UNAVAILABLE => "temporarily_unavailable",
+        _ => "internal_failure",
     };
+    let mut response = json_response(status, &json!({ "error": error }));
     if let Some(seconds) = retry_after_s {
         response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from(seconds));
     }

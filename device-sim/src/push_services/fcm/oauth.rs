@@ -25,10 +25,8 @@ const GRANT_TYPE: &str = "urn:ietf:params:oauth:grant-type:jwt-bearer";
 const GOOGLE_AUDIENCES: [&str; 2] =
     ["https://oauth2.googleapis.com/token", "https://www.googleapis.com/oauth2/v4/token"];
 /// Scopes that allow sending messages: 'Method: projects.messages.send'.
-const SENDING_SCOPES: [&str; 2] = [
-    "https://www.googleapis.com/auth/firebase.messaging",
-    "https://www.googleapis.com/auth/cloud-platform",
-];
+const SENDING_SCOPES: [&str; 2] =
+    ["https://www.googleapis.com/auth/firebase.messaging", "https://www.googleapis.com/auth/cloud-platform"];
 const SCOPE_PREFIX: &str = "https://www.googleapis.com/auth/";
 
 /// An assertion is good for an hour at most,

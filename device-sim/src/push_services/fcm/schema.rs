@@ -197,7 +197,11 @@ fn check(kind: Kind, value: &Json, path: &str, found: &mut Vec<Violation>) {
         }
         (Kind::Enum(type_name, names), Json::String(text)) => {
             if !names.iter().any(|name| name.eq_ignore_ascii_case(text)) {
-                found.push(invalid(path, &format!("type.googleapis.com/{FCM}.{type_name}"), &value.to_string()));
+                found.push(invalid(
+                    path,
+                    &format!("type.googleapis.com/{FCM}.{type_name}"),
+                    &value.to_string(),
+                ));
             }
         }
         (Kind::StringMap, Json::Object(entries)) => {
@@ -311,7 +315,7 @@ mod tests {
 
     #[test]
     fn a_message_of_every_kind_of_field_is_accepted_in_both_spellings() {
-        let body = r##"{"validateOnly": false, "message": {
+        let body = r#"{"validateOnly": false, "message": {
             "token": "t", "data": {"a": "b"}, "notification": {"title": "t", "body": null},
             "android": {"collapseKey": "k", "priority": "high", "ttl": "3.5s", "direct_boot_ok": true,
                 "notification": {"notification_count": 3, "visibility": "PUBLIC", "body_loc_args": ["x"],
@@ -319,7 +323,7 @@ mod tests {
                     "light_settings": {"color": {"red": 0.5}, "light_on_duration": "1s"}}},
             "webpush": {"headers": {"TTL": "60"}, "notification": {"any": {"thing": 1}}},
             "apns": {"headers": {"apns-priority": "10"}, "payload": {"aps": {"badge": 1}}},
-            "fcm_options": {"analytics_label": "l"}}}"##;
+            "fcm_options": {"analytics_label": "l"}}}"#;
         assert_eq!(descriptions(body), [""; 0]);
     }
 

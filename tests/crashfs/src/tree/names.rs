@@ -109,11 +109,8 @@ impl Tree {
             (_, Node::Dir(_)) => return Err(Errno::EISDIR),
             _ => {}
         }
-        self.inode_mut(replaced)?.links -= 1;
-        self.touch(replaced);
-        self.change(moved(from, to, ino, Some(replaced)))?;
-        self.drop_if_dead(replaced);
-        Ok(())
+        self.lose_a_name(replaced)?;
+        self.change(moved(from, to, ino, Some(replaced)))
     }
 
     pub(crate) fn symlink_target(&self, ino: Ino) -> Result<&OsStr, Errno> {
@@ -134,10 +131,14 @@ impl Tree {
     }
 
     fn remove(&mut self, parent: Ino, name: &OsStr, ino: Ino) -> Result<(), Errno> {
+        self.lose_a_name(ino)?;
+        self.change(vec![Change { dir: parent, name: name.into(), before: Some(ino), after: None }])
+    }
+
+    /// The inode stays for now: the kernel has looked the name up, and drops that reference later.
+    fn lose_a_name(&mut self, ino: Ino) -> Result<(), Errno> {
         self.inode_mut(ino)?.links -= 1;
         self.touch(ino);
-        self.change(vec![Change { dir: parent, name: name.into(), before: Some(ino), after: None }])?;
-        self.drop_if_dead(ino);
         Ok(())
     }
 
@@ -169,11 +170,8 @@ impl Tree {
         if name.len() > NAME_BYTES_MAX as usize {
             return Err(Errno::ENAMETOOLONG);
         }
-        if self.dir(parent)?.now.contains_key(name) {
-            return Err(Errno::EEXIST);
-        }
-        // A directory that was removed while open takes no new names.
-        if self.inode(parent)?.links == 0 { Err(Errno::ENOENT) } else { Ok(()) }
+        // A directory that was removed while open takes no new names: the kernel sees to that.
+        if self.dir(parent)?.now.contains_key(name) { Err(Errno::EEXIST) } else { Ok(()) }
     }
 }
 

@@ -19,7 +19,7 @@ pub enum Kind {
     Read,
     /// Writing to a file. One `write(2)` of more than 1 MiB arrives as several.
     Write,
-    /// fsync or fdatasync of a file.
+    /// fsync or fdatasync of a file. A write with `O_DSYNC` is a [`Kind::Write`].
     Sync,
     /// fsync of a directory; its path is the directory's own, and that of the root is empty.
     SyncDir,

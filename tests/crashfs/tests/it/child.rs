@@ -24,11 +24,14 @@ pub(crate) enum Role {
     SledSynced,
     /// Puts numbers into sled, and takes its `flush` for an fsync.
     SledFlushed,
+    /// Acknowledges up to which number sled holds them all, and ends.
+    SledReader,
     /// Mounts a file system.
     Harness,
 }
 
-const ROLES: [Role; 4] = [Role::PlainFile, Role::SledSynced, Role::SledFlushed, Role::Harness];
+const ROLES: [Role; 5] =
+    [Role::PlainFile, Role::SledSynced, Role::SledFlushed, Role::SledReader, Role::Harness];
 
 pub(crate) struct Started {
     pub(crate) process: Child,
@@ -79,6 +82,11 @@ fn plays_its_role() {
         Role::PlainFile => append_to_a_plain_file(&dir),
         Role::SledSynced => put_into_sled(&dir, true),
         Role::SledFlushed => put_into_sled(&dir, false),
+        Role::SledReader => {
+            let db = open_sled(&dir);
+            let held = |number: &u64| db.get(number.to_be_bytes()).unwrap().is_some();
+            acknowledge((1..).take_while(held).last().unwrap_or(0));
+        }
         Role::Harness => {
             let _fs = CrashFs::mount(&dir, Options::default()).unwrap();
             acknowledge(1);
@@ -90,7 +98,7 @@ fn plays_its_role() {
 }
 
 fn acknowledge(number: u64) {
-    writeln!(std::io::stdout(), "{ACK}{number}").unwrap();
+    println!("{ACK}{number}");
 }
 
 fn append_to_a_plain_file(dir: &Path) {
@@ -103,9 +111,13 @@ fn append_to_a_plain_file(dir: &Path) {
     }
 }
 
+fn open_sled(dir: &Path) -> sled::Db {
+    sled::Config::new().path(dir.join("sled")).flush_every_ms(None).open().unwrap()
+}
+
 fn put_into_sled(dir: &Path, synced: bool) {
     let path = dir.join("sled");
-    let db = sled::Config::new().path(&path).flush_every_ms(None).open().unwrap();
+    let db = open_sled(dir);
     for number in db.len() as u64 + 1.. {
         db.insert(number.to_be_bytes(), &number.to_be_bytes()).unwrap();
         db.flush().unwrap();

@@ -122,6 +122,49 @@ fn a_rename_is_kept_or_forgotten_whole_in_every_mode() {
 }
 
 #[test]
+fn a_rename_kept_without_the_one_before_it_takes_no_other_file_away() {
+    let disk = Disk::new();
+    let mut alone = 0;
+    for seed in SEEDS {
+        disk.clear();
+        disk.create("a", b"new");
+        disk.create_durably("b", b"old");
+        fs::rename(disk.path("a"), disk.path("b")).unwrap();
+        fs::rename(disk.path("b"), disk.path("c")).unwrap();
+        disk.cut(KEEP_IN_ANY_ORDER, seed);
+        if disk.exists("a") && disk.exists("c") {
+            assert_eq!((disk.read("b"), disk.read("c")), (b"old".to_vec(), b"new".to_vec()));
+            alone += 1;
+        }
+    }
+    assert!(alone > 0);
+}
+
+#[test]
+fn in_order_a_forgotten_operation_of_two_directories_stops_both() {
+    let disk = Disk::new();
+    let mut stopped = 0;
+    for seed in SEEDS {
+        disk.clear();
+        fs::create_dir(disk.path("one")).unwrap();
+        fs::create_dir(disk.path("two")).unwrap();
+        disk.create_durably("one/moved", b"");
+        disk.create("one/before", b"");
+        fs::rename(disk.path("one/moved"), disk.path("two/moved")).unwrap();
+        disk.create("one/after", b"");
+        disk.create("two/after", b"");
+        disk.cut(KEEP_IN_ORDER, seed);
+        if disk.exists("one/moved") {
+            assert!(!disk.exists("one/after") && !disk.exists("two/after"));
+            stopped += 1;
+        } else {
+            assert!(disk.exists("one/before"));
+        }
+    }
+    assert!(stopped > 0);
+}
+
+#[test]
 fn the_last_write_is_torn_by_sectors_and_grows_the_file_or_not() {
     let disk = Disk::new();
     let (mut parts, mut sizes) = (BTreeSet::new(), BTreeSet::new());
@@ -189,8 +232,8 @@ fn a_write_that_is_held_is_the_one_that_is_torn() {
 fn the_same_seed_decides_the_same_way() {
     let cut = |seed| {
         let disk = Disk::new();
-        let file = disk.create_durably("a", &[0; 20 * PAGE]);
-        file.write_all_at(&[1; 20 * PAGE], 0).unwrap();
+        let file = disk.create_durably("a", &vec![0; 20 * PAGE]);
+        file.write_all_at(&vec![1; 20 * PAGE], 0).unwrap();
         for number in 0..10 {
             disk.create(&format!("file-{number}"), b"x");
         }

@@ -58,11 +58,24 @@ fn a_mount_that_a_killed_harness_left_is_replaced() {
     assert_eq!(harness.next_ack(), Some(1));
     harness.process.kill().unwrap();
     harness.process.wait().unwrap();
-    assert_eq!(errno(std::fs::metadata(&dir)), libc::ENOTCONN);
     let fs = CrashFs::mount(&dir, Options::default()).unwrap();
     File::create(dir.join("works")).unwrap();
     drop(fs);
     std::fs::remove_dir(&dir).unwrap();
+}
+
+#[test]
+fn a_mount_that_a_killed_harness_left_elsewhere_goes_with_the_next_mount() {
+    let parent = tempfile::tempdir().unwrap();
+    let dir = parent.path().join("elsewhere");
+    let mut harness = Role::Harness.start(&dir);
+    assert_eq!(harness.next_ack(), Some(1));
+    let _alive = Disk::new();
+    assert!(is_mounted(&dir), "its harness is alive");
+    harness.process.kill().unwrap();
+    harness.process.wait().unwrap();
+    let _next = Disk::new();
+    assert!(!is_mounted(&dir));
 }
 
 #[test]

@@ -237,7 +237,7 @@ fn a_lock_keeps_others_out_until_it_is_given_up() {
 #[test]
 fn statfs_tells_what_fits_and_what_is_left() {
     let disk = Disk::with(Options { capacity_bytes: Some(100 * PAGE as u64), ..Options::default() });
-    disk.create("a", &[1; 10 * PAGE]);
+    disk.create("a", &vec![1; 10 * PAGE]);
     let seen = rustix::fs::statvfs(disk.path("a")).unwrap();
     assert_eq!((seen.f_frsize, seen.f_blocks, seen.f_bavail), (PAGE as u64, 100, 90));
 }

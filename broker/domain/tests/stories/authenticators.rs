@@ -1,0 +1,304 @@
+//! Enrolled phones between sign-ins: reads, counters that must rise, push targets that die, and the end.
+
+use countersign_domain::{
+    Account, Command, Event, Timestamp,
+    account::{Effect, react},
+    authenticator::State,
+    call::{Error, VerifiedRead, VerifiedReplacePushTarget, VerifiedUnenrol, claimed_authenticator},
+    command::Refusal,
+    event::{PushServiceKind, PushTarget, RevokedBy},
+    limits,
+    testing::Given,
+};
+use countersign_envelope::payload_type;
+use countersign_proto::v1;
+use prost::Message;
+
+use crate::cast::{BROKER_ID, Phone, SHOP, Story, account_with, at, fcm, given};
+
+fn with(phone: &Phone) -> Given<Account> {
+    given(account_with(&[phone])).at(at(100))
+}
+
+fn moved(phone: &Phone, token: &str, counter: u64) -> Event {
+    let push_target = PushTarget::recorded(PushServiceKind::Fcm, token);
+    Event::PushTargetReplaced { authenticator: phone.id, push_target, counter }
+}
+
+fn left(phone: &Phone, counter: u64) -> Event {
+    Event::AuthenticatorRevoked { authenticator: phone.id, by: RevokedBy::Unenrolment { counter } }
+}
+
+// ---- counters ----
+
+#[test]
+fn a_phones_changes_carry_a_counter_that_must_rise() {
+    for phone in Phone::both() {
+        let story = with(&phone)
+            .when_moved(&phone.moves_to("second", 1))
+            .then(&[moved(&phone, "second", 1)])
+            .when_moved(&phone.moves_to("third", 7))
+            .then(&[moved(&phone, "third", 7)]);
+        assert_eq!(story.account().authenticator(phone.id).unwrap().push_target.token(), "third");
+        let so_far = |story: &Given<Account>| Given::state(story.account().clone(), at(100));
+        for old in [0, 1, 6, 7] {
+            so_far(&story)
+                .when_moved(&phone.moves_to("stolen", old))
+                .then_refused(&Refusal::CounterNotRising { last: 7 });
+            so_far(&story)
+                .when_unenrolled(&phone.unenrols(old))
+                .then_refused(&Refusal::CounterNotRising { last: 7 });
+        }
+        story.when_unenrolled(&phone.unenrols(8)).then(&[left(&phone, 8)]);
+    }
+}
+
+#[test]
+fn the_first_change_counts_from_one() {
+    let phone = Phone::ed25519(1);
+    with(&phone)
+        .when_moved(&phone.moves_to("second", 0))
+        .then_refused(&Refusal::CounterNotRising { last: 0 });
+}
+
+#[test]
+fn a_phone_on_trial_may_give_its_new_push_target() {
+    let phone = Phone::ed25519(1);
+    let mut history = vec![crate::cast::opened()];
+    history.extend(phone.on_trial(at(10)));
+    given(history).when_moved(&phone.moves_to("second", 1)).then(&[moved(&phone, "second", 1)]);
+}
+
+#[test]
+fn a_captured_change_is_good_for_nobody_else_and_nothing_else() {
+    let [one, two] = Phone::both();
+    let story = given(account_with(&[&one, &two]));
+    let verify = |envelope: &v1::Envelope| {
+        VerifiedReplacePushTarget::verify(story.account(), BROKER_ID, envelope).map(|_| ())
+    };
+    let good = one.moves_to("second", 1);
+    assert_eq!(verify(&good), Ok(()));
+    assert_eq!(verify(&v1::Envelope { key_id: two.id.to_string(), ..good.clone() }), Err(Error::Unauthentic));
+    let elsewhere = VerifiedReplacePushTarget::verify(story.account(), "elsewhere", &good);
+    assert_eq!(elsewhere, Err(Error::Unauthentic));
+
+    // The counter or the target changed inside.
+    let mut call = v1::ReplacePushTargetCall::decode(good.payload.clone()).unwrap();
+    call.counter = 2;
+    let forged = v1::Envelope { payload: call.encode_to_vec().into(), ..good.clone() };
+    assert_eq!(verify(&forged), Err(Error::Unauthentic));
+
+    // The two changes are laid out alike; their payload types keep them apart.
+    let as_unenrol = v1::Envelope { payload_type: payload_type::UNENROL.to_owned(), ..good };
+    assert_eq!(VerifiedUnenrol::verify(story.account(), BROKER_ID, &as_unenrol), Err(Error::Unauthentic));
+
+    // Signed for another phone by this one.
+    call.authenticator_id = two.id.to_string();
+    assert_eq!(verify(&one.sign(payload_type::REPLACE_PUSH_TARGET, &call)), Err(Error::Unauthentic));
+
+    call.authenticator_id = one.id.to_string();
+    call.push_target = Some(fcm("not\u{7f}visible"));
+    let error = verify(&one.sign(payload_type::REPLACE_PUSH_TARGET, &call)).unwrap_err();
+    assert!(matches!(error, Error::Field { field: "push_target", .. }));
+}
+
+// ---- reads ----
+
+#[test]
+fn a_read_says_who_reads_what_under_which_nonce() {
+    for phone in Phone::both() {
+        let story = with(&phone);
+        let list = v1::ListWaitingCall {
+            broker_id: BROKER_ID.to_owned(),
+            authenticator_id: phone.id.to_string(),
+            nonce: b"a nonce of the server".as_slice().into(),
+        };
+        let envelope = phone.sign(payload_type::LIST_WAITING, &list);
+        let read = VerifiedRead::list_waiting(story.account(), BROKER_ID, &envelope).unwrap();
+        assert_eq!((read.authenticator(), read.nonce()), (phone.id, &b"a nonce of the server"[..]));
+
+        let fetch = v1::FetchChallengeCall {
+            broker_id: BROKER_ID.to_owned(),
+            authenticator_id: phone.id.to_string(),
+            nonce: list.nonce.clone(),
+            id: "an id".to_owned(),
+        };
+        let signed = phone.sign(payload_type::FETCH_CHALLENGE, &fetch);
+        let read = VerifiedRead::fetch_challenge(story.account(), BROKER_ID, &signed).unwrap();
+        assert_eq!((read.authenticator(), read.id()), (phone.id, "an id"));
+
+        // One is not the other, nor good at another broker.
+        assert!(VerifiedRead::fetch_challenge(story.account(), BROKER_ID, &envelope).is_err());
+        assert_eq!(
+            VerifiedRead::list_waiting(story.account(), "elsewhere", &envelope),
+            Err(Error::Unauthentic)
+        );
+        let mut history = account_with(&[&phone]);
+        history.push((at(50), phone.revoked()));
+        assert_eq!(
+            VerifiedRead::list_waiting(given(history).account(), BROKER_ID, &envelope),
+            Err(Error::Unauthentic)
+        );
+    }
+}
+
+#[test]
+fn the_claimed_authenticator_is_only_claimed() {
+    let phone = Phone::ed25519(1);
+    assert_eq!(claimed_authenticator(&phone.unenrols(1)), Ok(phone.id));
+    let unsigned = v1::Envelope { key_id: phone.id.to_string(), ..Default::default() };
+    assert_eq!(claimed_authenticator(&unsigned), Ok(phone.id));
+    let nobody = v1::Envelope { key_id: "nobody".to_owned(), ..Default::default() };
+    assert!(matches!(claimed_authenticator(&nobody), Err(Error::Malformed(_))));
+}
+
+// ---- dead targets ----
+
+fn dies(phone: &Phone, target: &PushTarget, dead_since: Option<Timestamp>) -> Command {
+    Command::RecordDeadTarget {
+        authenticator: phone.id,
+        target_hash: target.hash(),
+        dead_since,
+        reason: "Unregistered".to_owned(),
+    }
+}
+
+fn died(phone: &Phone, target: &PushTarget) -> Event {
+    Event::PushTargetDied {
+        authenticator: phone.id,
+        target_hash: target.hash(),
+        reason: "Unregistered".to_owned(),
+    }
+}
+
+#[test]
+fn a_dead_target_is_remembered_until_the_phone_gives_another() {
+    let phone = Phone::ed25519(1);
+    let target = phone.push_target();
+    let story = with(&phone)
+        .when(&dies(&phone, &target, Some(at(90))))
+        .then(&[died(&phone, &target)])
+        .when(&dies(&phone, &target, Some(at(90))))
+        .then(&[]);
+    assert_eq!(story.account().authenticator(phone.id).unwrap().live_push_target(), None);
+    let story = story.when_moved(&phone.moves_to("second", 1)).then(&[moved(&phone, "second", 1)]);
+    let live = story.account().authenticator(phone.id).unwrap().live_push_target().cloned();
+    assert_eq!(live.unwrap().token(), "second");
+}
+
+#[test]
+fn what_is_said_of_an_older_target_does_not_touch_the_newer() {
+    let phone = Phone::ed25519(1);
+    with(&phone)
+        .when_moved(&phone.moves_to("second", 1))
+        .then(&[moved(&phone, "second", 1)])
+        .when(&dies(&phone, &phone.push_target(), None))
+        .then(&[])
+        .when(&dies(&phone, &phone.push_target(), Some(at(1_000))))
+        .then(&[]);
+}
+
+#[test]
+fn the_same_target_given_anew_after_it_died_is_another_registration() {
+    let phone = Phone::ed25519(1);
+    let again = phone.push_target();
+    let story = || {
+        with(&phone).when_moved(&phone.moves_to(again.token(), 1)).then(&[moved(&phone, again.token(), 1)])
+    };
+    // It was given at second 100.
+    story().when(&dies(&phone, &again, Some(at(99)))).then(&[]);
+    story().when(&dies(&phone, &again, Some(at(100)))).then(&[died(&phone, &again)]);
+    story().when(&dies(&phone, &again, Some(at(101)))).then(&[died(&phone, &again)]);
+    // FCM does not say since when.
+    story().when(&dies(&phone, &again, None)).then(&[died(&phone, &again)]);
+}
+
+#[test]
+fn a_dead_target_of_a_revoked_phone_is_of_no_interest_and_of_an_unknown_one_unknown() {
+    let phone = Phone::ed25519(1);
+    let mut history = account_with(&[&phone]);
+    history.push((at(50), phone.revoked()));
+    given(history).when(&dies(&phone, &phone.push_target(), None)).then(&[]);
+    let stranger = Phone::ed25519(9);
+    with(&phone)
+        .when(&dies(&stranger, &stranger.push_target(), None))
+        .then_refused(&Refusal::UnknownAuthenticator);
+}
+
+#[test]
+fn a_push_target_is_checked_and_its_hash_names_the_service_too() {
+    use v1::push_target::Service;
+    let parse = |service| PushTarget::parse(Some(&v1::PushTarget { service: Some(service) }));
+    let token = "0123456789abcdef".repeat(4);
+    let apns = parse(Service::ApnsDeviceToken(token.clone())).unwrap();
+    let fcm = parse(Service::FcmRegistrationToken(token.clone())).unwrap();
+    assert_ne!(apns.hash(), fcm.hash());
+    assert_eq!(apns.service(), PushServiceKind::Apns);
+    for bad in [&token[1..], &token.to_uppercase(), &format!("{token}{}", "g"), &"ab".repeat(101)] {
+        assert!(parse(Service::ApnsDeviceToken(bad.to_owned())).is_err(), "{bad}");
+    }
+    assert!(parse(Service::FcmRegistrationToken("x".repeat(4_096))).is_ok());
+    for bad in [String::new(), "x".repeat(4_097), "a b".to_owned(), "ä".to_owned()] {
+        assert!(parse(Service::FcmRegistrationToken(bad.clone())).is_err(), "{bad}");
+    }
+    assert!(PushTarget::parse(None).is_err());
+}
+
+// ---- the end ----
+
+#[test]
+fn a_revoked_phone_is_refused_and_the_others_are_told() {
+    let [one, two] = Phone::both();
+    let revoke = Command::RevokeAuthenticator { authenticator: one.id, relying_party: SHOP };
+    assert_eq!(react(&one.revoked()), [Effect::PushNotice(one.id)]);
+    let story = given(account_with(&[&one, &two]))
+        .at(at(100))
+        .when(&revoke)
+        .then(&[one.revoked()])
+        .when(&revoke)
+        .then(&[]);
+    assert_eq!(
+        story.account().authenticator(one.id).unwrap().state,
+        State::Revoked { at: at(100), was_active: true }
+    );
+    assert_eq!(story.account().active_authenticators().map(|one| one.id).collect::<Vec<_>>(), [two.id]);
+    assert_eq!(
+        VerifiedUnenrol::verify(story.account(), BROKER_ID, &one.unenrols(1)),
+        Err(Error::Unauthentic)
+    );
+}
+
+#[test]
+fn an_authenticator_that_nobody_enrolled_is_unknown() {
+    let stranger = Phone::ed25519(9);
+    with(&Phone::ed25519(1))
+        .when(&Command::RevokeAuthenticator { authenticator: stranger.id, relying_party: SHOP })
+        .then_refused(&Refusal::UnknownAuthenticator);
+}
+
+#[test]
+fn a_phone_that_left_cannot_leave_again_nor_change_anything() {
+    let phone = Phone::ed25519(1);
+    let story = with(&phone).when_unenrolled(&phone.unenrols(1)).then(&[left(&phone, 1)]);
+    for envelope in [phone.unenrols(2), phone.unenrols(1)] {
+        assert_eq!(VerifiedUnenrol::verify(story.account(), BROKER_ID, &envelope), Err(Error::Unauthentic));
+    }
+    // Checked before, decided after.
+    let checked = VerifiedUnenrol::verify(with(&phone).account(), BROKER_ID, &phone.unenrols(2)).unwrap();
+    story.when(&Command::Unenrol(checked)).then_refused(&Refusal::UnknownAuthenticator);
+}
+
+#[test]
+fn only_so_many_revoked_phones_are_listed_and_those_that_are_bound_all_are() {
+    let keeper = Phone::ed25519(200);
+    let mut history = account_with(&[&keeper]);
+    for number in 1..=40 {
+        let phone = Phone::ed25519(number);
+        history.extend(phone.enrolled(at(50)));
+        history.push((at(50), phone.revoked()));
+    }
+    let story = given(history);
+    assert_eq!(story.account().authenticators().count(), 1 + limits::AUTHENTICATORS_REVOKED_KEPT);
+    assert!(story.account().authenticator(keeper.id).is_some());
+    assert!(story.account().authenticator(Phone::ed25519(40).id).is_some(), "the oldest go first");
+}

@@ -1,0 +1,316 @@
+//! Match numbers that never meet, wrong numbers that count, and the limits of what waits.
+
+use std::time::Duration;
+
+use countersign_domain::{
+    Account, Command, Event, Timestamp, command::Refusal, event::RefusedBecause, limits, number::MatchNumber,
+    policy::Policy, testing::Given,
+};
+
+use countersign_envelope::SigningKey;
+
+use crate::cast::{BANK, Phone, SignIn, Story, account_with, at, given, waiting};
+
+fn ready() -> Given<Account> {
+    given(account_with(&[&Phone::ed25519(1)])).at(at(100))
+}
+
+fn taken(story: &Given<Account>, number: &str, now: Timestamp) -> bool {
+    story.account().number_is_taken(SignIn::new(0, number, now).number, now)
+}
+
+// ---- numbers ----
+
+#[test]
+fn a_number_that_is_live_is_not_shown_again() {
+    let it = SignIn::new(1, "42", at(100));
+    let other = SignIn::new(2, "42", at(101)).of(BANK);
+    let story = given(waiting(&[&Phone::ed25519(1)], &[&it]));
+    assert!(taken(&story, "42", at(101)));
+    assert!(!taken(&story, "43", at(101)));
+    story.at(other.at).when(&other.command()).then_refused(&Refusal::NumberTaken);
+}
+
+#[test]
+fn a_number_rests_for_ten_minutes_after_its_approval_ended() {
+    let phone = Phone::ed25519(1);
+    let it = SignIn::new(1, "42", at(100));
+    let endings = [
+        it.expired(),
+        it.cancelled(),
+        it.denied(&phone, &phone.denies(&it), false),
+        it.number_wrong(&phone, &phone.approves(&it, "24")),
+        it.superseded_by(&SignIn::new(9, "17", at(150))),
+    ];
+    for ending in endings {
+        let mut history = waiting(&[&phone], &[&it]);
+        history.push((at(150), ending));
+        let again = |second| SignIn::new(2, "42", at(second));
+        let still = again(150 + 599);
+        given(history.clone()).at(still.at).when(&still.command()).then_refused(&Refusal::NumberTaken);
+        let rested = again(150 + 600);
+        given(history).at(rested.at).when(&rested.command()).then(&[rested.requested()]);
+    }
+}
+
+#[test]
+fn a_number_that_nobody_has_ended_yet_does_not_rest() {
+    // Long after its time: the page may still show it.
+    let it = SignIn::new(1, "42", at(100));
+    let story = given(waiting(&[&Phone::ed25519(1)], &[&it]));
+    assert!(taken(&story, "42", at(100_000)));
+}
+
+#[test]
+fn a_number_rests_although_its_approval_is_forgotten() {
+    let phone = Phone::ed25519(1);
+    let it = SignIn::new(0, "42", at(100));
+    let mut history = waiting(&[&phone], &[&it]);
+    history.push((at(101), it.cancelled()));
+    for n in 1..=600 {
+        history.push((at(102), SignIn::new(n, "17", at(102)).refused(RefusedBecause::TooManyRequests)));
+    }
+    let story = given(history);
+    assert!(story.account().approval(it.id()).is_none());
+    assert!(taken(&story, "42", at(103)));
+}
+
+#[test]
+fn numbers_of_other_lengths_do_not_meet() {
+    let (two, three) = (SignIn::new(1, "42", at(100)), SignIn::new(2, "042", at(101)));
+    given(waiting(&[&Phone::ed25519(1)], &[&two]))
+        .at(three.at)
+        .when(&three.command())
+        .then(&[three.requested()]);
+}
+
+#[test]
+fn when_half_of_all_numbers_are_taken_the_request_is_refused() {
+    let phone = Phone::ed25519(1);
+    let policy = |policy: &mut Policy| policy.requests_max = 1_000;
+    let mut history = account_with(&[&phone]);
+    for n in 0..49 {
+        let it = SignIn::new(n, &format!("{n:02}"), at(100)).with_policy(policy);
+        history.extend([it.waits(), (at(101), it.cancelled())]);
+    }
+    let fiftieth = SignIn::new(50, "50", at(102)).with_policy(policy);
+    let next = SignIn::new(51, "51", at(103)).with_policy(policy);
+    let story = given(history)
+        .at(fiftieth.at)
+        .when(&fiftieth.command())
+        .then(&[fiftieth.requested()])
+        .at(next.at)
+        .when(&next.command())
+        .then(&[next.refused(RefusedBecause::NumbersExhausted)]);
+    // The longer numbers are another matter.
+    let longer = SignIn::new(52, "051", at(104)).with_policy(policy);
+    story.at(longer.at).when(&longer.command()).then(&[longer.requested()]);
+}
+
+#[test]
+fn a_draw_always_ends_while_the_account_issues() {
+    // The worst that is left: forty-nine of a hundred are taken.
+    let number = |value| MatchNumber::new(value, 2).unwrap();
+    let mut bits = 0..;
+    let drawn = MatchNumber::draw(2, |one| one.value() < 49, || bits.next().unwrap());
+    assert!(drawn == number(49), "the first that is free");
+}
+
+// ---- wrong numbers ----
+
+/// A sign-in with a wrong number typed, at this moment.
+fn mistyped(story: Given<Account>, n: u32, now: Timestamp) -> (Given<Account>, Option<Timestamp>) {
+    let phone = Phone::ed25519(1);
+    let it = SignIn::new(n, &format!("{n:02}"), now);
+    let answer = phone.approves(&it, "99");
+    let mut paused = None;
+    let story = story.at(now).when(&it.command()).then(&[it.requested()]).when_answered(&answer).then_some(
+        |events| {
+            if let [_, Event::PushPaused { until }] = events {
+                paused = Some(*until);
+            }
+            events[0] == it.number_wrong(&phone, &answer) && events.len() == 1 + usize::from(paused.is_some())
+        },
+    );
+    (story, paused)
+}
+
+#[test]
+fn three_wrong_numbers_within_a_quarter_of_an_hour_pause_push_for_a_quarter_of_an_hour() {
+    let (story, paused) = mistyped(ready(), 1, at(100));
+    assert_eq!(paused, None);
+    let (story, paused) = mistyped(story, 2, at(500));
+    assert_eq!(paused, None);
+    let (story, paused) = mistyped(story, 3, at(999));
+    assert_eq!(paused, Some(at(999 + 900)));
+
+    let during = SignIn::new(4, "04", at(1_898));
+    let after = SignIn::new(5, "05", at(1_899));
+    story
+        .at(during.at)
+        .when(&during.command())
+        .then(&[during.refused(RefusedBecause::PushPaused)])
+        .at(after.at)
+        .when(&after.command())
+        .then(&[after.requested()]);
+}
+
+#[test]
+fn wrong_numbers_further_apart_pause_nothing() {
+    let (story, _) = mistyped(ready(), 1, at(100));
+    let (story, _) = mistyped(story, 2, at(500));
+    let (story, paused) = mistyped(story, 3, at(1_000));
+    assert_eq!(paused, None, "the first is exactly a quarter of an hour old");
+    let (_, paused) = mistyped(story, 4, at(1_001));
+    assert_eq!(paused, Some(at(1_901)), "but there are three again");
+}
+
+#[test]
+fn after_a_pause_the_count_starts_anew() {
+    let mut story = ready();
+    for n in 1..=3 {
+        (story, _) = mistyped(story, n, at(100));
+    }
+    let (story, paused) = mistyped(story, 4, at(1_000));
+    assert_eq!(paused, None);
+    let (story, paused) = mistyped(story, 5, at(1_001));
+    assert_eq!(paused, None);
+    let (_, paused) = mistyped(story, 6, at(1_002));
+    assert_eq!(paused, Some(at(1_902)));
+}
+
+#[test]
+fn what_waits_already_can_be_answered_during_a_pause() {
+    let phone = Phone::ed25519(1);
+    let it = SignIn::new(9, "42", at(99));
+    let mut story = given(waiting(&[&phone], &[&it]));
+    for n in 1..=3 {
+        (story, _) = mistyped(story, n, at(100));
+    }
+    assert!(story.account().throttle().paused_until(at(101)).is_some());
+    let answer = phone.approves(&it, "42");
+    story.at(at(101)).when_answered(&answer).then(&[it.approved(&phone, &answer)]);
+}
+
+#[test]
+fn a_pause_is_never_cut_short_by_another() {
+    let paused = |until| (at(100), Event::PushPaused { until });
+    let story = given([paused(at(1_000)), paused(at(200))]);
+    assert_eq!(story.account().throttle().paused_until(at(500)), Some(at(1_000)));
+}
+
+#[test]
+fn nobody_counts_wrong_numbers_without_the_phones_key() {
+    let phone = Phone::ed25519(1);
+    let it = SignIn::new(1, "42", at(100));
+    let story = given(waiting(&[&phone], &[&it]));
+    let thief = Phone::with_key(SigningKey::ed25519(&[9; 32]), 1);
+    for _ in 0..10 {
+        story.refuses(&thief.approves(&it, "99"));
+    }
+    let answer = phone.approves(&it, "42");
+    let story = story.when_answered(&answer).then(&[it.approved(&phone, &answer)]);
+    assert_eq!(story.account().throttle().paused_until(at(100)), None);
+}
+
+#[test]
+fn a_policy_counts_by_its_own_figures() {
+    let strict = |policy: &mut Policy| {
+        policy.wrong_numbers_max = 1;
+        policy.push_pause = Duration::from_secs(60);
+    };
+    let phone = Phone::ed25519(1);
+    let it = SignIn::new(1, "42", at(100)).with_policy(strict);
+    let answer = phone.approves(&it, "24");
+    given(waiting(&[&phone], &[&it]))
+        .at(at(110))
+        .when_answered(&answer)
+        .then(&[it.number_wrong(&phone, &answer), Event::PushPaused { until: at(170) }]);
+}
+
+// ---- limits ----
+
+#[test]
+fn five_sign_ins_wait_and_no_more_until_one_has_ended() {
+    let phone = Phone::ed25519(1);
+    let five = [1, 2, 3, 4, 5].map(|n| SignIn::new(n, &format!("{n:02}"), at(100)));
+    let sixth = SignIn::new(6, "06", at(110));
+    let full = || given(waiting(&[&phone], &five.each_ref())).at(sixth.at);
+    full().when(&sixth.command()).then(&[sixth.refused(RefusedBecause::TooManyWaiting)]);
+
+    // One that takes another's place makes no more of them.
+    let instead = sixth.clone().in_session_of(&five[2]);
+    full().when(&instead.command()).then(&[five[2].superseded_by(&instead), instead.requested()]);
+
+    full()
+        .when(&five[0].cancel())
+        .then(&[five[0].cancelled()])
+        .when(&sixth.command())
+        .then(&[sixth.requested()]);
+
+    // What is overdue does not wait, whether or not anybody has said so.
+    let later = SignIn::new(6, "06", at(160));
+    full().at(later.at).when(&later.command()).then_some(|events| {
+        events.len() == 6
+            && events.iter().filter(|one| matches!(one, Event::ApprovalExpired { .. })).count() == 5
+    });
+}
+
+#[test]
+fn twenty_requests_in_five_minutes_and_no_more() {
+    let mut story = ready();
+    for n in 0..20 {
+        let it = SignIn::new(n, &format!("{n:02}"), at(100 + u64::from(n)));
+        story = story.at(it.at).when(&it.command()).then(&[it.requested()]);
+        story = story.when(&it.cancel()).then(&[it.cancelled()]);
+    }
+    let one_more = SignIn::new(20, "20", at(399));
+    let again = SignIn::new(21, "21", at(400));
+    let then = SignIn::new(22, "22", at(400));
+    story
+        .at(one_more.at)
+        .when(&one_more.command())
+        .then(&[one_more.refused(RefusedBecause::TooManyRequests)])
+        .at(again.at)
+        .when(&again.command())
+        .then(&[again.requested()])
+        .when(&then.command())
+        .then(&[then.refused(RefusedBecause::TooManyRequests)]);
+}
+
+#[test]
+fn requests_that_were_refused_do_not_count_as_requests() {
+    let mut history = account_with(&[&Phone::ed25519(1)]);
+    for n in 0..100 {
+        history.push((at(100), SignIn::new(n, "17", at(100)).refused(RefusedBecause::PushPaused)));
+    }
+    let it = SignIn::new(200, "42", at(101));
+    given(history).at(it.at).when(&it.command()).then(&[it.requested()]);
+}
+
+#[test]
+fn only_so_many_ended_approvals_are_remembered_and_those_that_wait_all_are() {
+    let phone = Phone::ed25519(1);
+    let waits = SignIn::new(9_999, "42", at(100));
+    let mut history = waiting(&[&phone], &[&waits]);
+    for n in 0..1_000 {
+        history.push((at(101), SignIn::new(n, "17", at(101)).refused(RefusedBecause::TooManyRequests)));
+    }
+    let story = given(history);
+    assert!(story.is_live(&waits));
+    let known = |n| story.account().approval(SignIn::new(n, "17", at(101)).id()).is_some();
+    assert_eq!((0..1_000).filter(|n| known(*n)).count(), limits::APPROVALS_ENDED_KEPT_MAX + 1);
+    assert!(known(999) && !known(0), "the oldest go first");
+}
+
+#[test]
+fn an_approval_that_is_forgotten_is_unknown_and_the_log_is_asked() {
+    let phone = Phone::ed25519(1);
+    let it = SignIn::new(0, "42", at(100));
+    let mut history = waiting(&[&phone], &[&it]);
+    history.push((at(101), it.cancelled()));
+    let day = limits::APPROVALS_ENDED_KEPT.as_secs();
+    let later = SignIn::new(1, "17", at(101 + day));
+    history.push(later.waits());
+    given(history).when(&Command::ExpireApproval(it.id())).then_refused(&Refusal::UnknownApproval);
+}

@@ -1,0 +1,159 @@
+//! `countersign.v1.Approvals`, for login servers.
+
+use countersign_domain::{ApprovalId, relying_party::Scope};
+use countersign_proto::v1::{self, approvals_server::Approvals};
+use futures::StreamExt;
+use tonic::{Request, Response, Status};
+
+use super::{
+    Services, Updates,
+    fields::{Fields, allowed_realm, max_wait},
+    messages, owner,
+    status::{self, Audience},
+};
+use crate::{
+    api::auth::Caller,
+    signin::{Error, request::NewRequest, request::Opened, wait::Standing},
+};
+
+#[tonic::async_trait]
+impl Approvals for Services {
+    type RequestApprovalStream = Updates<v1::ApprovalUpdate>;
+    type WatchApprovalStream = Updates<v1::ApprovalUpdate>;
+
+    async fn request_approval(
+        &self,
+        request: Request<v1::RequestApprovalRequest>,
+    ) -> Result<Response<Self::RequestApprovalStream>, Status> {
+        self.accepting()?;
+        let caller = self.caller(&request, Scope::SignIn).await?;
+        let opened = self.open(&caller, &request.into_inner()).await?;
+        self.updates(&caller, opened.id, 0).await
+    }
+
+    async fn watch_approval(
+        &self,
+        request: Request<v1::WatchApprovalRequest>,
+    ) -> Result<Response<Self::WatchApprovalStream>, Status> {
+        let caller = self.caller(&request, Scope::SignIn).await?;
+        let request = request.into_inner();
+        self.updates(&caller, approval_id(&request.approval_id)?, request.after_sequence).await
+    }
+
+    async fn open_approval(
+        &self,
+        request: Request<v1::RequestApprovalRequest>,
+    ) -> Result<Response<v1::OpenApprovalReply>, Status> {
+        use v1::open_approval_reply::Result as Opened;
+        self.accepting()?;
+        let caller = self.caller(&request, Scope::SignIn).await?;
+        let opened = self.open(&caller, &request.into_inner()).await?;
+        let approval = opened.approval().ok_or_else(|| not_found(Audience::Login))?;
+        let result = match (messages::issued(approval), &approval.ending) {
+            (Some(issued), _) => Some(Opened::Issued(issued)),
+            (None, Some(ending)) => Some(Opened::Outcome(messages::outcome(approval, ending))),
+            (None, None) => None,
+        };
+        Ok(Response::new(v1::OpenApprovalReply { result }))
+    }
+
+    async fn wait_approval(
+        &self,
+        request: Request<v1::WaitApprovalRequest>,
+    ) -> Result<Response<v1::Approval>, Status> {
+        let caller = self.caller(&request, Scope::SignIn).await?;
+        let request = request.into_inner();
+        let id = approval_id(&request.approval_id)?;
+        let wait = max_wait(request.max_wait.as_ref())?;
+        tokio::select! {
+            ended = self.sign_in.ended(owner(&caller), id) => ended.map_err(login)?,
+            () = tokio::time::sleep(wait) => {}
+            () = self.stopping.cancelled() => return Err(status::stopping()),
+        }
+        self.approval(&caller, id).await
+    }
+
+    async fn get_approval(&self, request: Request<v1::GetApprovalRequest>) -> Result<Response<v1::Approval>, Status> {
+        let caller = self.caller(&request, Scope::SignIn).await?;
+        let id = approval_id(&request.into_inner().approval_id)?;
+        self.approval(&caller, id).await
+    }
+
+    async fn cancel_approval(
+        &self,
+        request: Request<v1::CancelApprovalRequest>,
+    ) -> Result<Response<v1::Outcome>, Status> {
+        let caller = self.caller(&request, Scope::SignIn).await?;
+        let id = approval_id(&request.into_inner().approval_id)?;
+        let (approval, ending) = self.sign_in.cancel(owner(&caller), id).await.map_err(login)?;
+        tracing::info!(approval = %id, "cancelled");
+        Ok(Response::new(messages::outcome(&approval, &ending)))
+    }
+}
+
+impl Services {
+    async fn open(&self, caller: &Caller, request: &v1::RequestApprovalRequest) -> Result<Opened, Status> {
+        let new = self.new_request(caller, request)?;
+        let opened = self.sign_in.request(new).await.map_err(login)?;
+        let refused = opened.approval().is_some_and(|approval| approval.issued.is_none());
+        tracing::info!(approval = %opened.id, relying_party = %caller.id, refused, "requested");
+        Ok(opened)
+    }
+
+    fn new_request(&self, caller: &Caller, request: &v1::RequestApprovalRequest) -> Result<NewRequest, Status> {
+        let mut fields = Fields::default();
+        let identity = fields.account(caller, request.account.as_ref());
+        let application = fields.application(caller, &request.application);
+        let context = fields.context(request.context.as_ref(), self.free_text);
+        let session_binding = fields.session_binding(&request.session_binding);
+        let idempotency = fields.idempotency(caller, request);
+        let lifetime = fields.lifetime(request.lifetime.as_ref());
+        let made = (|| Some((identity?, application?, context?, session_binding?, idempotency?, lifetime?)))();
+        let (identity, application, context, session_binding, idempotency, lifetime) = fields.done(made)?;
+        allowed_realm(caller, &identity)?;
+        Ok(NewRequest {
+            relying_party: caller.id,
+            relying_party_name: caller.registration.name.clone(),
+            account: self.sign_in.keys.account_id(&identity.realm, &identity.name),
+            application,
+            context,
+            session_binding,
+            idempotency,
+            lifetime,
+        })
+    }
+
+    async fn updates(
+        &self,
+        caller: &Caller,
+        id: ApprovalId,
+        after: u32,
+    ) -> Result<Response<Updates<v1::ApprovalUpdate>>, Status> {
+        let updates = self.sign_in.watch(owner(caller), id, after).await.map_err(login)?;
+        let updates = updates.map(|update| update.map(messages::update).map_err(login));
+        Ok(Response::new(self.until_stopping(updates)))
+    }
+
+    async fn approval(&self, caller: &Caller, id: ApprovalId) -> Result<Response<v1::Approval>, Status> {
+        let Standing { approval, updates } = self.sign_in.standing(owner(caller), id).await.map_err(login)?;
+        Ok(Response::new(v1::Approval {
+            approval_id: id.to_string(),
+            issued: messages::issued(&approval),
+            outcome: approval.ending.as_ref().map(|ending| messages::outcome(&approval, ending)),
+            updates: updates.into_iter().map(messages::update).collect(),
+        }))
+    }
+}
+
+fn approval_id(text: &str) -> Result<ApprovalId, Status> {
+    // A text that is no id names no approval: there is nothing else to say about it.
+    text.parse().map_err(|_| not_found(Audience::Login))
+}
+
+fn not_found(audience: Audience) -> Status {
+    status::of(Error::Refused(countersign_domain::command::Refusal::UnknownApproval), audience)
+}
+
+fn login(error: Error) -> Status {
+    status::of(error, Audience::Login)
+}

@@ -1,0 +1,168 @@
+//! The services of `countersign.v1`. Each method checks the form of what came, asks the room that tells the story, and
+//! puts the answer into messages.
+
+mod administration;
+mod approvals;
+mod authenticators;
+mod enrolments;
+mod fields;
+mod messages;
+mod status;
+
+use std::{pin::Pin, sync::Arc};
+
+use countersign_domain::{RelyingPartyId, relying_party::Scope};
+use countersign_proto::v1;
+use futures::{Stream, StreamExt, stream};
+use tokio_util::sync::CancellationToken;
+use tonic::{Request, Status};
+
+use super::{
+    auth::{Authenticator, Caller, Shown},
+    listen::Peer,
+};
+use crate::{
+    clock::Clock,
+    decider::{Decider, codec::RelyingPartyCodec},
+    enrol::Enrol,
+    entropy::Entropy,
+    log::EventLog,
+    projection::Index,
+    signin::SignIn,
+};
+
+/// Bytes of a request: an envelope with a payload of 16 KiB, and room for what may be added to messages.
+const REQUEST_BYTES_MAX: usize = 32 * 1024;
+
+type Updates<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
+
+/// What the services share.
+#[derive(Debug, Clone)]
+pub struct Services {
+    /// The story of a sign-in.
+    pub sign_in: SignIn,
+    /// Its sibling.
+    pub enrol: Enrol,
+    /// Who calls.
+    pub authenticator: Authenticator,
+    /// Place and browser may be sent to phones as free text.
+    pub free_text: bool,
+    /// The broker is about to end.
+    pub stopping: CancellationToken,
+}
+
+impl Services {
+    /// The public services: health and reflection with them.
+    pub async fn public(self) -> axum::Router {
+        let (health, health_service) = tonic_health::server::health_reporter();
+        health.set_serving::<v1::approvals_server::ApprovalsServer<Self>>().await;
+        health.set_serving::<v1::authenticators_server::AuthenticatorsServer<Self>>().await;
+        health.set_serving::<v1::enrolments_server::EnrolmentsServer<Self>>().await;
+        let stopping = self.stopping.clone();
+        tokio::spawn(async move {
+            stopping.cancelled().await;
+            // Load balancers look at the service without a name.
+            health.set_service_status("", tonic_health::ServingStatus::NotServing).await;
+            health.set_not_serving::<v1::approvals_server::ApprovalsServer<Self>>().await;
+            health.set_not_serving::<v1::authenticators_server::AuthenticatorsServer<Self>>().await;
+            health.set_not_serving::<v1::enrolments_server::EnrolmentsServer<Self>>().await;
+        });
+        let limit = REQUEST_BYTES_MAX;
+        router(
+            tonic::service::Routes::from(axum::Router::new())
+                .add_service(health_service)
+                .add_service(reflection())
+                .add_service(
+                    v1::approvals_server::ApprovalsServer::new(self.clone()).max_decoding_message_size(limit),
+                )
+                .add_service(
+                    v1::authenticators_server::AuthenticatorsServer::new(self.clone())
+                        .max_decoding_message_size(limit),
+                )
+                .add_service(v1::enrolments_server::EnrolmentsServer::new(self).max_decoding_message_size(limit)),
+        )
+    }
+
+    async fn caller<T>(&self, request: &Request<T>, scope: Scope) -> Result<Caller, Status> {
+        let peer = request.extensions().get::<Peer>();
+        let authorization = match request.metadata().get("authorization") {
+            Some(value) => Some(value.to_str().map_err(|_| status::unreadable_credential())?),
+            None => None,
+        };
+        let shown = Shown { authorization, certificate_hash: peer.and_then(|peer| peer.certificate_hash) };
+        self.authenticator.authenticate(shown, scope).await.map_err(status::of_auth)
+    }
+
+    /// Waiting streams are told to go on elsewhere when the broker stops.
+    fn until_stopping<T: Send + 'static>(
+        &self,
+        updates: impl Stream<Item = Result<T, Status>> + Send + 'static,
+    ) -> Updates<T> {
+        let state = Some((Box::pin(updates), Box::pin(self.stopping.clone().cancelled_owned())));
+        Box::pin(stream::unfold(state, |state| async move {
+            let (mut updates, mut stopping) = state?;
+            tokio::select! {
+                biased;
+                update = updates.next() => Some((update?, Some((updates, stopping)))),
+                () = &mut stopping => Some((Err(status::stopping()), None)),
+            }
+        }))
+    }
+
+    fn accepting(&self) -> Result<(), Status> {
+        if self.stopping.is_cancelled() { Err(status::stopping()) } else { Ok(()) }
+    }
+}
+
+/// What administration needs.
+#[derive(Debug, Clone)]
+pub struct Administration {
+    /// Relying parties.
+    pub relying_parties: Arc<Decider<RelyingPartyCodec>>,
+    /// Finds them.
+    pub index: Arc<Index>,
+    /// To read it.
+    pub log: Arc<dyn EventLog>,
+    /// For new ids and keys.
+    pub entropy: Arc<dyn Entropy>,
+    /// For nothing but the time.
+    pub clock: Arc<dyn Clock>,
+    /// The broker is about to end.
+    pub stopping: CancellationToken,
+}
+
+impl Administration {
+    /// The administration service, for its own listener.
+    pub fn router(self) -> axum::Router {
+        let service = v1::administration_server::AdministrationServer::new(self);
+        router(tonic::service::Routes::from(axum::Router::new()).add_service(reflection()).add_service(service))
+    }
+}
+
+fn reflection() -> tonic_reflection::server::v1::ServerReflectionServer<
+    impl tonic_reflection::server::v1::ServerReflection,
+> {
+    tonic_reflection::server::Builder::configure()
+        .register_encoded_file_descriptor_set(v1::FILE_DESCRIPTOR_SET)
+        .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
+        .build_v1()
+        .expect("the descriptors were made by the compiler of this build")
+}
+
+/// tonic's own fallback would answer every unknown path with 200.
+fn router(routes: tonic::service::Routes) -> axum::Router {
+    routes.into_axum_router().fallback(|request: axum::extract::Request| async move {
+        use axum::response::IntoResponse;
+        let content_type = request.headers().get(http::header::CONTENT_TYPE);
+        if content_type.is_some_and(|value| value.as_bytes().starts_with(b"application/grpc")) {
+            status::unknown_method(request.uri().path()).into_http::<axum::body::Body>().into_response()
+        } else {
+            (http::StatusCode::NOT_FOUND, "this port speaks gRPC; see proto/countersign/v1\n").into_response()
+        }
+    })
+}
+
+/// Whose approval or enrolment it is, and nobody else's: what a caller may see.
+fn owner(caller: &Caller) -> RelyingPartyId {
+    caller.id
+}

@@ -1,0 +1,188 @@
+//! Who calls the broker in the demo: an operator, an enrolling page, a login server. Each is a client of the public
+//! interface, as anybody's would be.
+
+use std::path::{Path, PathBuf};
+
+use anyhow::Context as _;
+use countersign::config::Config;
+use countersign_proto::v1::{
+    self, administration_client::AdministrationClient, approvals_client::ApprovalsClient,
+    enrolments_client::EnrolmentsClient,
+};
+use tonic::{
+    Request, Streaming,
+    metadata::{Ascii, MetadataValue},
+    transport::{Channel, Endpoint},
+};
+
+use crate::commands::{
+    admin::write_private,
+    admin_client::{self, said},
+};
+
+pub(super) struct Operator(AdministrationClient<Channel>);
+
+/// A login server's keys, and where a person finds them.
+pub(super) struct Keys {
+    pub(super) sign_in: String,
+    pub(super) sign_in_file: PathBuf,
+    pub(super) enrolment: String,
+    pub(super) enrolment_file: PathBuf,
+}
+
+impl Operator {
+    pub(super) async fn connect(config: &Config) -> anyhow::Result<Self> {
+        Ok(Self(admin_client::connect(config).await?))
+    }
+
+    pub(super) async fn register(
+        mut self,
+        dir: &Path,
+        realm: &str,
+        application: &str,
+    ) -> anyhow::Result<Keys> {
+        let request = v1::RegisterRelyingPartyRequest {
+            name: "Example College".to_owned(),
+            applications: vec![application.to_owned()],
+            realm: realm.to_owned(),
+        };
+        let registered =
+            self.0.register_relying_party(request).await.map_err(|status| said(&status))?.into_inner();
+        let id = registered.relying_party_id;
+        let (sign_in_file, enrolment_file) = (dir.join("sign-in.key"), dir.join("enrolment.key"));
+        let sign_in = self.issue(&id, v1::CredentialScope::SignIn, &sign_in_file).await?;
+        let enrolment = self.issue(&id, v1::CredentialScope::Enrolment, &enrolment_file).await?;
+        Ok(Keys { sign_in, sign_in_file, enrolment, enrolment_file })
+    }
+
+    async fn issue(&mut self, id: &str, scope: v1::CredentialScope, file: &Path) -> anyhow::Result<String> {
+        let request = v1::IssueCredentialRequest {
+            relying_party_id: id.to_owned(),
+            scope: scope.into(),
+            client_certificate: bytes::Bytes::new(),
+        };
+        let issued = self.0.issue_credential(request).await.map_err(|status| said(&status))?.into_inner();
+        write_private(file, &issued.api_key)?;
+        Ok(issued.api_key)
+    }
+}
+
+/// The page that enrols phones.
+pub(super) struct EnrollingPage {
+    client: EnrolmentsClient<Channel>,
+    authorization: MetadataValue<Ascii>,
+}
+
+impl EnrollingPage {
+    pub(super) async fn connect(address: &str, api_key: &str) -> anyhow::Result<Self> {
+        let client = EnrolmentsClient::new(channel(address).await?);
+        Ok(Self { client, authorization: bearer(api_key)? })
+    }
+
+    pub(super) async fn begin(&mut self, account: &str) -> anyhow::Result<v1::BeginEnrolmentReply> {
+        let request = v1::BeginEnrolmentRequest { account: Some(named(account)) };
+        let request = with(request, &self.authorization);
+        Ok(self.client.begin_enrolment(request).await.map_err(|status| said(&status))?.into_inner())
+    }
+
+    /// The number of the trial, once a phone has claimed the code.
+    pub(super) async fn trial_number(&mut self, enrolment: &str) -> anyhow::Result<String> {
+        use v1::enrolment_update::Update;
+        self.wait_for(enrolment, |update| match update {
+            Update::Trial(trial) => Some(trial.match_number),
+            _ => None,
+        })
+        .await
+    }
+
+    pub(super) async fn active(&mut self, enrolment: &str) -> anyhow::Result<()> {
+        use v1::enrolment_update::Update;
+        self.wait_for(enrolment, |update| matches!(update, Update::Active(_)).then_some(())).await
+    }
+
+    async fn wait_for<T>(
+        &mut self,
+        enrolment: &str,
+        wanted: impl Fn(v1::enrolment_update::Update) -> Option<T>,
+    ) -> anyhow::Result<T> {
+        let request = v1::WatchEnrolmentRequest { enrolment_id: enrolment.to_owned(), after_sequence: 0 };
+        let request = with(request, &self.authorization);
+        let mut updates =
+            self.client.watch_enrolment(request).await.map_err(|status| said(&status))?.into_inner();
+        while let Some(update) = updates.message().await? {
+            if let Some(found) = update.update.and_then(&wanted) {
+                return Ok(found);
+            }
+        }
+        anyhow::bail!("the enrolment ended before its time")
+    }
+}
+
+/// The login server.
+pub(super) struct LoginServer {
+    client: ApprovalsClient<Channel>,
+    authorization: MetadataValue<Ascii>,
+}
+
+impl LoginServer {
+    pub(super) async fn connect(address: &str, api_key: &str) -> anyhow::Result<Self> {
+        let client = ApprovalsClient::new(channel(address).await?);
+        Ok(Self { client, authorization: bearer(api_key)? })
+    }
+
+    pub(super) async fn request(
+        &mut self,
+        account: &str,
+        application: &str,
+    ) -> anyhow::Result<Streaming<v1::ApprovalUpdate>> {
+        let request = v1::RequestApprovalRequest {
+            account: Some(named(account)),
+            application: application.to_owned(),
+            context: Some(v1::Context {
+                source_ip: "192.0.2.7".to_owned(),
+                place: "Gothenburg, Sweden".to_owned(),
+                browser: "Firefox on Linux".to_owned(),
+            }),
+            session_binding: bytes::Bytes::from_static(b"the browser's session, hashed"),
+            ..Default::default()
+        };
+        let request = with(request, &self.authorization);
+        Ok(self.client.request_approval(request).await.map_err(|status| said(&status))?.into_inner())
+    }
+}
+
+pub(super) fn progress(progress: &v1::Progress) -> &'static str {
+    match progress.kind() {
+        v1::progress::Kind::AcceptedByPushService => "a push service has accepted the push",
+        v1::progress::Kind::Delivered => "a phone has it",
+        v1::progress::Kind::Opened => "a phone shows it",
+        v1::progress::Kind::PushFailed => "a push failed; that phone lists what waits when it is opened",
+        v1::progress::Kind::Unspecified => "something happened that this release does not know",
+    }
+}
+
+pub(super) fn outcome(outcome: &v1::Outcome) -> String {
+    let name =
+        outcome.kind().as_str_name().trim_start_matches("OUTCOME_KIND_").to_lowercase().replace('_', " ");
+    if outcome.amr.is_empty() { name } else { format!("{name} ({})", outcome.amr.join(", ")) }
+}
+
+fn named(account: &str) -> v1::AccountName {
+    v1::AccountName { realm: String::new(), name: account.to_owned() }
+}
+
+async fn channel(address: &str) -> anyhow::Result<Channel> {
+    Endpoint::from_shared(address.to_owned())?.connect().await.context("the broker does not answer")
+}
+
+fn bearer(api_key: &str) -> anyhow::Result<MetadataValue<Ascii>> {
+    let mut value = MetadataValue::try_from(format!("Bearer {api_key}"))?;
+    value.set_sensitive(true);
+    Ok(value)
+}
+
+fn with<T>(message: T, authorization: &MetadataValue<Ascii>) -> Request<T> {
+    let mut request = Request::new(message);
+    request.metadata_mut().insert("authorization", authorization.clone());
+    request
+}

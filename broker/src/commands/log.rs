@@ -1,0 +1,181 @@
+//! `countersign log`: what happened, as the log has it. A running broker is asked over its socket; without one, the
+//! files are read themselves.
+
+mod describe;
+
+use std::io::Write as _;
+
+use anyhow::{Context as _, bail};
+use clap::{Args, Subcommand};
+use countersign::{
+    keys::{self, Keys},
+    log::{EventRecord, StreamId},
+};
+use countersign_domain::ApprovalId;
+use countersign_proto::v1;
+use serde_json::{Value, json};
+
+use super::admin_client::{self, said};
+use crate::ConfigFile;
+
+/// `countersign log`
+#[derive(Debug, Subcommand)]
+pub(crate) enum LogCommand {
+    /// Show the newest entries
+    Tail(Tail),
+    /// Show entries from a position on, of a stream, or of one approval
+    Show(Show),
+}
+
+/// How entries are shown.
+#[derive(Debug, Args)]
+struct Shown {
+    #[command(flatten)]
+    config: ConfigFile,
+    /// One JSON object a line
+    #[arg(long)]
+    json: bool,
+    /// Open what is sealed, with the keys of the configuration: names, addresses, numbers
+    #[arg(long)]
+    open: bool,
+}
+
+/// `countersign log tail`
+#[derive(Debug, Args)]
+pub(crate) struct Tail {
+    #[command(flatten)]
+    shown: Shown,
+    /// How many entries
+    #[arg(short = 'n', long, default_value_t = 20)]
+    lines: u64,
+    /// Stay, and show what comes (needs a running broker)
+    #[arg(short, long)]
+    follow: bool,
+}
+
+/// `countersign log show`
+#[derive(Debug, Args)]
+pub(crate) struct Show {
+    #[command(flatten)]
+    shown: Shown,
+    /// The first position
+    #[arg(long, default_value_t = 1)]
+    from: u64,
+    /// At most so many entries
+    #[arg(long, default_value_t = 0, hide_default_value = true)]
+    limit: u64,
+    /// Only this stream, such as account/0123...
+    #[arg(long)]
+    stream: Option<StreamId>,
+    /// Only what concerns this approval
+    #[arg(long)]
+    approval: Option<ApprovalId>,
+}
+
+pub(crate) async fn run(command: LogCommand) -> anyhow::Result<()> {
+    match command {
+        LogCommand::Tail(tail) => {
+            let request = v1::ReadLogRequest {
+                follow: tail.follow,
+                last: if tail.lines == 0 { 1 } else { tail.lines },
+                ..Default::default()
+            };
+            Printer::new(tail.shown, None)?.print(request).await
+        }
+        LogCommand::Show(show) => {
+            let request = v1::ReadLogRequest {
+                from: show.from,
+                limit: show.limit,
+                stream: show.stream.map(|stream| stream.to_string()).unwrap_or_default(),
+                ..Default::default()
+            };
+            Printer::new(show.shown, show.approval)?.print(request).await
+        }
+    }
+}
+
+struct Printer {
+    config: countersign::config::Config,
+    json: bool,
+    keys: Option<Keys>,
+    approval: Option<String>,
+}
+
+impl Printer {
+    fn new(shown: Shown, approval: Option<ApprovalId>) -> anyhow::Result<Self> {
+        let config = shown.config.load()?;
+        let keys = if shown.open { Some(keys::folder::load(&config.keys.folder)?) } else { None };
+        Ok(Self { config, json: shown.json, keys, approval: approval.map(|id| id.to_string()) })
+    }
+
+    async fn print(self, request: v1::ReadLogRequest) -> anyhow::Result<()> {
+        if !admin_client::is_running(&self.config).await {
+            bail!("no broker runs with this configuration");
+        }
+        let mut broker = admin_client::connect(&self.config).await?;
+        let mut entries = broker.read_log(request).await.map_err(|status| said(&status))?.into_inner();
+        while let Some(entry) = entries.message().await.map_err(|status| said(&status))? {
+            self.entry(&entry)?;
+        }
+        Ok(())
+    }
+
+    fn entry(&self, entry: &v1::LogEntry) -> anyhow::Result<()> {
+        let stream: StreamId = entry.stream.parse().context("the broker sent a stream without a name")?;
+        let events = entry.events.iter().map(|event| {
+            let record = EventRecord {
+                kind: event.kind,
+                version: event.version,
+                may_ignore: event.may_ignore,
+                body: event.body.clone(),
+                sealed: event.sealed.clone(),
+            };
+            describe::event(stream, &record, self.keys.as_ref())
+        });
+        let events: Vec<Value> = events.filter(|event| self.concerns(event)).collect();
+        if events.is_empty() {
+            return Ok(());
+        }
+        let at = entry.recorded_at.map(|at| at.to_string()).unwrap_or_default();
+        let mut out = std::io::stdout().lock();
+        if self.json {
+            let line = json!({
+                "position": entry.position,
+                "stream": entry.stream,
+                "recorded_at": at,
+                "previous": (entry.previous > 0).then_some(entry.previous),
+                "events": events,
+            });
+            writeln!(out, "{line}")?;
+        } else {
+            writeln!(out, "{:>8}  {at}  {}", entry.position, entry.stream)?;
+            for event in &events {
+                text(&mut out, event)?;
+            }
+        }
+        out.flush()?;
+        Ok(())
+    }
+
+    fn concerns(&self, event: &Value) -> bool {
+        self.approval.as_deref().is_none_or(|id| event["approval"] == id || event["subject"] == id)
+    }
+}
+
+/// The type on a line of its own, its fields below.
+fn text(out: &mut impl std::io::Write, event: &Value) -> std::io::Result<()> {
+    writeln!(out, "          {}", event["type"].as_str().unwrap_or("?"))?;
+    for (name, value) in event.as_object().into_iter().flatten().filter(|(name, _)| *name != "type") {
+        match value {
+            Value::String(text) => writeln!(out, "            {name}: {text}")?,
+            Value::Object(inner) if name != "policy" => {
+                for (inner_name, value) in inner {
+                    let value = value.as_str().map_or_else(|| value.to_string(), ToOwned::to_owned);
+                    writeln!(out, "            {name}.{inner_name}: {value}")?;
+                }
+            }
+            other => writeln!(out, "            {name}: {other}")?,
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,8 @@
+//! The program's commands: one file each.
+
+pub(crate) mod admin;
+pub(crate) mod admin_client;
+pub(crate) mod demo;
+pub(crate) mod init;
+pub(crate) mod log;
+pub(crate) mod serve;

@@ -1,0 +1,70 @@
+//! `countersign serve`: the broker, until it is told to stop or its log can take nothing more.
+
+use std::{io::Write as _, sync::Arc};
+
+use anyhow::{Context as _, bail};
+use countersign::{
+    broker::{Broker, Foundations},
+    clock::SystemClock,
+    config::Config,
+    entropy::{Entropy, OsEntropy},
+    keys,
+    log::{EventLog, LocalLog, LogConfig},
+    telemetry,
+};
+use tokio::signal::unix::{SignalKind, signal};
+
+use crate::ConfigFile;
+
+pub(crate) async fn run(config: &ConfigFile) -> anyhow::Result<()> {
+    let config = config.load()?;
+    telemetry::start(&config.telemetry);
+    let mut terminate = signal(SignalKind::terminate())?;
+    let mut interrupt = signal(SignalKind::interrupt())?;
+
+    let foundations = foundations(&config).await?;
+    let log = Arc::clone(&foundations.log);
+    let broker = Broker::start(&config, foundations).await?;
+    tracing::info!(public = %broker.public, "serving");
+    announce(&config, &broker);
+
+    let fault = tokio::select! {
+        _ = terminate.recv() => None,
+        _ = interrupt.recv() => None,
+        fault = log.stopped() => Some(fault),
+    };
+    match fault {
+        None => {
+            tracing::info!("stopping");
+            broker.stop().await;
+            tracing::info!("stopped");
+            Ok(())
+        }
+        // Nothing more can be acknowledged, and only a new start finds out what is on disk: no goodbyes.
+        Some(fault) => {
+            bail!("the log can acknowledge nothing more: {fault}; start again when the cause is mended")
+        }
+    }
+}
+
+/// Keys and log, which belong together.
+pub(crate) async fn foundations(config: &Config) -> anyhow::Result<Foundations> {
+    let keys = keys::folder::load(&config.keys.folder)
+        .context("the keys cannot be used; `countersign init` makes those of a new broker")?;
+    let log_config =
+        LogConfig { segment_bytes: config.log.segment_bytes, ..LogConfig::new(&config.log.folder) };
+    let new_id = (&OsEntropy as &dyn Entropy).bytes();
+    let log = tokio::task::spawn_blocking(move || LocalLog::open(&log_config, new_id))
+        .await?
+        .context("the log does not start")?;
+    let log: Arc<dyn EventLog> = Arc::new(log);
+    keys::identity::introduce(&*log, &keys, &SystemClock).await?;
+    Ok(Foundations { log, keys: Arc::new(keys), clock: Arc::new(SystemClock), entropy: Arc::new(OsEntropy) })
+}
+
+/// One line on standard output for whoever started us: from now on callers are let in.
+fn announce(config: &Config, broker: &Broker) {
+    let scheme = if config.server.tls.is_some() { "https" } else { "http" };
+    println!("countersign serves {scheme}://{}", broker.public);
+    let _ = std::io::stdout().flush();
+}

@@ -1,0 +1,152 @@
+//! The writer thread: it decides which appends of a batch become entries, has the journal make the batch
+//! durable, and tells everyone. It does as little else as it can.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use tokio::sync::watch;
+
+use super::entry::{Appended, Entry, Expected, Position, StreamId, Version};
+use super::error::{AppendError, Fault};
+use super::heads::Heads;
+use super::journal::writer::{Batch, CommitError, Journal};
+use super::queue::{Queue, Waiting};
+use super::recent::Recent;
+
+/// What the writer thread works on.
+#[derive(Debug)]
+pub(crate) struct Committer {
+    pub(crate) queue: Arc<Queue>,
+    pub(crate) journal: Journal,
+    pub(crate) heads: Arc<Heads>,
+    pub(crate) recent: Arc<Recent>,
+    /// The number of the last durable position, for those who follow.
+    pub(crate) head: watch::Sender<u64>,
+    /// The most bytes of a batch's record.
+    pub(crate) batch_bytes_max: usize,
+}
+
+/// The appends of one batch.
+#[derive(Debug, Default)]
+struct Round {
+    /// In the batch, in order.
+    accepted: Vec<Waiting>,
+    /// Refused because of one that is in the batch: told when that is durable.
+    losers: Vec<Waiting>,
+    /// Where the streams of the batch will stand with it.
+    heads: HashMap<StreamId, Position>,
+}
+
+impl Committer {
+    /// Commits batch after batch until the queue is stopped and empty, then closes the journal. An error is why
+    /// nothing can be acknowledged any more.
+    pub(crate) fn run(&mut self) -> Result<(), Fault> {
+        let (mut taken, mut batch, mut round) = (Vec::new(), Batch::new(), Round::default());
+        while self.queue.take(&mut taken) {
+            let mut appends = taken.drain(..).peekable();
+            while let Some(append) = appends.peek() {
+                let full = batch.record_bytes() + append.encoded.len() > self.batch_bytes_max;
+                if full && batch.count() > 0 {
+                    self.commit(&mut batch, &mut round)?;
+                }
+                if let Some(append) = appends.next() {
+                    self.admit(append, &mut batch, &mut round);
+                }
+            }
+            self.commit(&mut batch, &mut round)?;
+        }
+        match self.journal.close() {
+            Err(CommitError::Fault(fault)) => Err(fault),
+            Err(CommitError::NoRoom) => {
+                tracing::warn!("no room for a closing record: the next start will take this for a crash");
+                Ok(())
+            }
+            Ok(()) => Ok(()),
+        }
+    }
+
+    /// Takes an append into the batch, or refuses it.
+    fn admit(&self, mut append: Waiting, batch: &mut Batch, round: &mut Round) {
+        let stream = append.entry.stream;
+        let in_batch = round.heads.get(&stream).copied();
+        let head = in_batch.or_else(|| self.heads.get(stream));
+        let as_expected = match append.expected {
+            Expected::Any => true,
+            Expected::Empty => head.is_none(),
+            Expected::At(version) => head.map(version_at) == Some(version),
+        };
+        if !as_expected {
+            if in_batch.is_some() {
+                round.losers.push(append);
+            } else {
+                append.answer(Err(AppendError::Conflict { current: head.map(version_at) }));
+            }
+            return;
+        }
+        let position = Position::new(self.journal.next().number() + u64::from(batch.count()));
+        let position = position.expect("a position and a count are not zero");
+        let entry = Arc::get_mut(&mut append.entry).expect("nobody else has an entry that is not durable");
+        (entry.position, entry.version, entry.previous) = (position, version_at(position), head);
+        batch.push(&append.encoded, head);
+        round.heads.insert(stream, position);
+        round.accepted.push(append);
+    }
+
+    /// Makes the batch durable and tells everyone; both are empty after it.
+    fn commit(&mut self, batch: &mut Batch, round: &mut Round) -> Result<(), Fault> {
+        if batch.count() == 0 {
+            return Ok(());
+        }
+        self.recent.wait_for_room();
+        let committed = self.journal.commit(batch);
+        batch.clear();
+        match committed {
+            Ok(()) => {
+                self.publish(round);
+                Ok(())
+            }
+            Err(CommitError::NoRoom) => {
+                // Losers too: what they conflict with is not there.
+                round.refuse_all(&AppendError::NoRoom);
+                Ok(())
+            }
+            Err(CommitError::Fault(fault)) => {
+                round.refuse_all(&AppendError::Stopped(fault.clone()));
+                Err(fault)
+            }
+        }
+    }
+
+    /// Shows what is durable now. First the entries, then what leads to them, then to those who wait for it:
+    /// nobody is sent to something that is not there.
+    fn publish(&self, round: &mut Round) {
+        let Some(last) = round.accepted.last().map(|append| append.entry.position) else { return };
+        self.recent.push(round.accepted.iter().map(|append| Arc::clone(&append.entry)));
+        for (stream, position) in round.heads.drain() {
+            self.heads.advance(stream, position);
+        }
+        self.head.send_replace(last.number());
+        for append in round.accepted.drain(..) {
+            let Entry { position, version, .. } = *append.entry;
+            append.answer(Ok(Appended { position, version }));
+        }
+        for append in round.losers.drain(..) {
+            let current = self.heads.get(append.entry.stream).map(version_at);
+            append.answer(Err(AppendError::Conflict { current }));
+        }
+    }
+}
+
+impl Round {
+    fn refuse_all(&mut self, error: &AppendError) {
+        self.heads.clear();
+        for append in self.accepted.drain(..).chain(self.losers.drain(..)) {
+            append.answer(Err(error.clone()));
+        }
+    }
+}
+
+/// This log's version of a stream is the position of the stream's last entry.
+pub(crate) fn version_at(position: Position) -> Version {
+    Version::from_token(position.number())
+}

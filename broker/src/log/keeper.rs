@@ -1,0 +1,168 @@
+//! The second thread: it puts into sled what has become durable, group by group, and keeps a snapshot of the
+//! heads. Nobody waits for it, and nothing is lost if it fails: then it opens the store again, or makes it anew
+//! from the journal, and reads go to the journal meanwhile.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::entry::Position;
+use super::error::ReadError;
+use super::format::encode;
+use super::journal::disk::OsDisk;
+use super::reading::Sources;
+use super::recent::Task;
+use super::snapshots::{HEADS, Snapshots};
+use super::store::{Store, group_last, group_of, remove_aside, set_aside};
+
+/// The heads are saved after so many entries, or as many as there are streams if that is more: so that saving
+/// them stays a small part of the work, and reading the rest at start a matter of seconds.
+const HEADS_EVERY_ENTRIES: u64 = 250_000;
+
+/// How long the store is left alone after it has failed: the first time, and at most.
+const PAUSE_FIRST: Duration = Duration::from_secs(1);
+const PAUSE_MAX: Duration = Duration::from_secs(60);
+
+/// What the store's thread works on.
+#[derive(Debug)]
+pub(crate) struct Keeper {
+    pub(crate) sources: Arc<Sources>,
+    pub(crate) snapshots: Arc<Snapshots<OsDisk>>,
+    pub(crate) folder: PathBuf,
+    pub(crate) cache_bytes: u64,
+    /// The last position that the store has.
+    pub(crate) stored: Option<Position>,
+    /// The last position that the snapshot of the heads is made up to.
+    pub(crate) heads_at: Option<Position>,
+}
+
+impl Keeper {
+    /// Works until the log closes, and leaves everything in order then.
+    pub(crate) fn run(&mut self) {
+        let mut up = self.sources.store.get().is_some() || self.bring_back(None);
+        while up {
+            let group = Position::after(self.stored);
+            if self.sources.recent.wait_for(group_last(group)) == Task::Stop {
+                break;
+            }
+            match self.put(group) {
+                Ok(()) => self.save_heads_if_due(),
+                Err(error) => {
+                    tracing::error!(%group, error, "the store takes nothing in");
+                    up = self.bring_back(Some(group));
+                }
+            }
+        }
+        self.save_heads();
+        self.sources.store.set(None);
+    }
+
+    /// Puts a group into the store; all of it is durable.
+    fn put(&mut self, group: Position) -> Result<(), String> {
+        let store = self.sources.store.get().ok_or("there is no store")?;
+        let body = self.group_body(group).map_err(|error| error.to_string())?;
+        store.put_group(group, &body).map_err(|error| error.to_string())?;
+        self.set_stored(Some(group_last(group)));
+        Ok(())
+    }
+
+    fn set_stored(&mut self, stored: Option<Position>) {
+        self.stored = stored;
+        self.sources.recent.set_stored(stored);
+    }
+
+    fn group_body(&self, group: Position) -> Result<Vec<u8>, ReadError> {
+        let (mut body, mut next, last) = (Vec::new(), group, group_last(group));
+        while next <= last {
+            for entry in self.sources.load_new(next, last)? {
+                encode(&entry, &mut body);
+                next = entry.position.next();
+            }
+        }
+        Ok(body)
+    }
+
+    /// Opens the store again after it has failed at the group `failed`; tries until it is back. False if the
+    /// log closes before that.
+    fn bring_back(&mut self, failed: Option<Position>) -> bool {
+        self.sources.store.set(None);
+        self.stored = None;
+        self.sources.recent.set_store_down();
+        let mut pause = PAUSE_FIRST;
+        while !self.sources.recent.wait_for_stop(pause) {
+            match self.reopen(failed) {
+                Ok(()) => {
+                    tracing::info!(stored = self.stored.map(Position::number), "the store is back");
+                    return true;
+                }
+                Err(error) => tracing::error!(error, "the store does not come back"),
+            }
+            pause = PAUSE_MAX.min(pause * 2);
+        }
+        false
+    }
+
+    /// Opens the store if what it has can be trusted, else makes a new one, which is filled from the journal.
+    fn reopen(&mut self, failed: Option<Position>) -> Result<(), String> {
+        let journal = self.sources.journal.id();
+        let opened = Store::open(&self.folder, self.cache_bytes, journal).and_then(|store| {
+            let last = store.last()?;
+            Ok((store, last))
+        });
+        let distrust = match opened {
+            Ok((store, last)) if self.agrees(&store, last) && self.takes(&store, failed) => {
+                self.sources.store.set(Some(store));
+                self.set_stored(last);
+                return Ok(());
+            }
+            Ok(_) => "it does not agree with the journal, or takes nothing in".to_owned(),
+            Err(error) if error.passing => {
+                // The one that was set aside is only there to be looked at, and may be what takes the room.
+                let _ = remove_aside(&self.folder);
+                return Err(error.to_string());
+            }
+            Err(error) => error.to_string(),
+        };
+        tracing::error!(reason = distrust, "the store is set aside and made anew from the journal");
+        set_aside(&self.folder).map_err(|error| error.to_string())?;
+        let store =
+            Store::open(&self.folder, self.cache_bytes, journal).map_err(|error| error.to_string())?;
+        self.sources.store.set(Some(store));
+        self.set_stored(None);
+        Ok(())
+    }
+
+    /// Whether the end of the store is what the journal has there.
+    fn agrees(&self, store: &Store, last: Option<Position>) -> bool {
+        let Some(last) = last else { return true };
+        let group = group_of(last);
+        let same =
+            || store.group(group).ok()?.map(|body| self.group_body(group).is_ok_and(|own| own == body));
+        Some(last) <= self.sources.head() && same() == Some(true)
+    }
+
+    /// Whether the store takes in what it has failed at, if that was for another reason than room.
+    fn takes(&self, store: &Store, failed: Option<Position>) -> bool {
+        let Some(group) = failed else { return true };
+        let put = self.group_body(group).map(|body| store.put_group(group, &body));
+        !matches!(put, Ok(Err(error)) if !error.passing)
+    }
+
+    fn save_heads_if_due(&mut self) {
+        let since =
+            self.sources.head().map_or(0, Position::number) - self.heads_at.map_or(0, Position::number);
+        if since >= HEADS_EVERY_ENTRIES.max(self.sources.heads.len() as u64) {
+            self.save_heads();
+        }
+    }
+
+    /// Saves the heads as they are now: those at the head's position, and some that are newer already.
+    fn save_heads(&mut self) {
+        let head = self.sources.head();
+        let Some(position) = head.filter(|_| head > self.heads_at) else { return };
+        match self.snapshots.save(HEADS, position, self.sources.heads.pieces()) {
+            Ok(()) => self.heads_at = head,
+            Err(error) => tracing::warn!(%error, "the heads could not be saved: the next start takes longer"),
+        }
+    }
+}

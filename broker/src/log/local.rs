@@ -1,0 +1,347 @@
+//! The log on one machine: a journal makes entries durable, sled keeps them readable. How an entry gets from
+//! the one to the other, the module above tells.
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::thread;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use tokio::sync::{oneshot, watch};
+
+use super::committer::{Committer, version_at};
+use super::entry::{Append, Appended, ENTRY_BYTES_MAX, Entry, Position, StreamId, Urgency, Version};
+use super::error::{AppendError, DiskError, Fault, ReadError, StartError};
+use super::format::{ENTRY_LENGTH_BYTES, encode_entry};
+use super::journal::disk::OsDisk;
+use super::journal::format::{RECORD_BYTES_LIMIT, RECORD_HEADER_BYTES};
+use super::keeper::Keeper;
+use super::limits::check_limits;
+use super::lock::Lock;
+use super::queue::{Queue, Waiting};
+use super::reading::{Sources, StoreSlot, blocking};
+use super::recent::Recent;
+use super::snapshots::{MODEL_PREFIX, Snapshots};
+use super::start::{Started, start};
+use super::store::panic_message;
+use super::{EntryStream, EventLog, SNAPSHOT_BYTES_MAX};
+
+/// How long `close` waits for both threads. Only a store that hangs takes longer, and it may.
+const CLOSE_PATIENCE: Duration = Duration::from_secs(30);
+
+/// Where a log is, and its limits.
+#[derive(Debug, Clone)]
+pub struct LogConfig {
+    /// The folder that everything is in. It must be on one file system that keeps what it has synced.
+    pub folder: PathBuf,
+    /// A segment of the journal ends when it has so many bytes; 4 KiB at least.
+    pub segment_bytes: u64,
+    /// The most bytes that are written together: an entry of the greatest size must fit.
+    pub batch_bytes_max: usize,
+    /// How many appends may wait for the disk. More are refused as busy.
+    pub waiting_appends_max: usize,
+    /// How many bytes they may have together.
+    pub waiting_bytes_max: usize,
+    /// How many bytes of the newest entries are kept in memory, about. What sled does not have yet is always
+    /// kept, up to this; then the writer waits for sled.
+    pub recent_bytes_max: usize,
+    /// How many bytes of sled's pages are kept in memory, about.
+    pub store_cache_bytes: u64,
+    /// How many bytes of the journal's newest segments every start reads and compares with sled. The last
+    /// segment is always read.
+    pub check_bytes: u64,
+}
+
+impl LogConfig {
+    /// The usual limits.
+    pub fn new(folder: impl Into<PathBuf>) -> Self {
+        Self {
+            folder: folder.into(),
+            segment_bytes: 64 * 1024 * 1024,
+            batch_bytes_max: 4 * 1024 * 1024,
+            waiting_appends_max: 16 * 1024,
+            waiting_bytes_max: 32 * 1024 * 1024,
+            recent_bytes_max: 64 * 1024 * 1024,
+            store_cache_bytes: 64 * 1024 * 1024,
+            check_bytes: 256 * 1024 * 1024,
+        }
+    }
+
+    /// Where the journal's segments are.
+    pub fn journal_folder(&self) -> PathBuf {
+        self.folder.join("journal")
+    }
+
+    /// Where sled is.
+    pub fn store_folder(&self) -> PathBuf {
+        self.folder.join("store")
+    }
+
+    /// Where the snapshots are.
+    pub fn snapshot_folder(&self) -> PathBuf {
+        self.folder.join("snapshots")
+    }
+
+    fn check(&self) -> Result<(), StartError> {
+        let least_batch = RECORD_HEADER_BYTES + ENTRY_LENGTH_BYTES + ENTRY_BYTES_MAX;
+        let batch = least_batch..=RECORD_BYTES_LIMIT as usize;
+        if self.segment_bytes < 4096 {
+            return Err(StartError::Config("a segment must have 4 KiB at least"));
+        }
+        if !batch.contains(&self.batch_bytes_max) {
+            return Err(StartError::Config(
+                "a batch must have room for the largest entry, and at most 64 MiB",
+            ));
+        }
+        if self.waiting_appends_max == 0 || self.waiting_bytes_max < ENTRY_BYTES_MAX + ENTRY_LENGTH_BYTES {
+            return Err(StartError::Config("there must be room for the largest entry to wait"));
+        }
+        Ok(())
+    }
+}
+
+/// An [`EventLog`] on the local disk.
+#[derive(Debug)]
+pub struct LocalLog {
+    queue: Arc<Queue>,
+    sources: Arc<Sources>,
+    snapshots: Arc<Snapshots<OsDisk>>,
+    /// How many of the log's threads are at work.
+    working: watch::Receiver<usize>,
+}
+
+impl LocalLog {
+    /// Opens the log, or makes one if there is none, with the id `new_id`: 16 random bytes. Blocks: for seconds
+    /// if the log is large, for minutes if the store has to be made anew.
+    pub fn open(config: &LogConfig, new_id: [u8; 16]) -> Result<Self, StartError> {
+        config.check()?;
+        let Started { lock, journal, snapshots, heads, heads_at, store, stored, newest } =
+            start(config, new_id)?;
+        let first_recent = newest.first().map_or(Position::after(journal.head), |entry| entry.position);
+        let recent = Arc::new(Recent::new(config.recent_bytes_max, first_recent, stored));
+        recent.push(newest.into_iter());
+        let (head, heads) = (watch::Sender::new(journal.head.map_or(0, Position::number)), Arc::new(heads));
+        let (fault, (working, still_working)) = (watch::Sender::new(None), watch::channel(2));
+        let sources = Arc::new(Sources {
+            heads: Arc::clone(&heads),
+            recent: Arc::clone(&recent),
+            store: StoreSlot::default(),
+            journal: Arc::clone(&journal.reader),
+            head: head.subscribe(),
+            fault: fault.subscribe(),
+        });
+        sources.store.set(store);
+        let snapshots = Arc::new(snapshots);
+        let queue = Arc::new(Queue::new(config.waiting_appends_max, config.waiting_bytes_max));
+        let (lock, working) = (Arc::new(lock), Arc::new(working));
+
+        let keeper = Keeper {
+            sources: Arc::clone(&sources),
+            snapshots: Arc::clone(&snapshots),
+            folder: config.store_folder(),
+            cache_bytes: config.store_cache_bytes,
+            stored,
+            heads_at,
+        };
+        spawn("log-store", config, {
+            let at_work = AtWork { working: Arc::clone(&working), _lock: Arc::clone(&lock) };
+            move || keep(keeper, at_work)
+        })?;
+        let committer = Committer {
+            queue: Arc::clone(&queue),
+            journal: journal.journal,
+            heads,
+            recent: Arc::clone(&recent),
+            head,
+            batch_bytes_max: config.batch_bytes_max,
+        };
+        let at_work = AtWork { working, _lock: lock };
+        let spawned = spawn("log-writer", config, move || write(committer, &fault, at_work));
+        // Without its writer, the store's thread has no work.
+        spawned.inspect_err(|_| recent.stop())?;
+        Ok(Self { queue, sources, snapshots, working: still_working })
+    }
+}
+
+impl Drop for LocalLog {
+    /// The threads end by themselves, after what waits is durable.
+    fn drop(&mut self) {
+        self.queue.stop(Fault::Closed);
+    }
+}
+
+/// A thread of the log; the log stays locked while there is one.
+#[derive(Debug)]
+struct AtWork {
+    working: Arc<watch::Sender<usize>>,
+    _lock: Arc<Lock>,
+}
+
+impl Drop for AtWork {
+    fn drop(&mut self) {
+        self.working.send_modify(|working| *working -= 1);
+    }
+}
+
+fn spawn(name: &str, config: &LogConfig, run: impl FnOnce() + Send + 'static) -> Result<(), StartError> {
+    let spawned = thread::Builder::new().name(name.to_owned()).spawn(run);
+    let failed = |error| DiskError::new("start a thread for", &config.folder, &error);
+    Ok(spawned.map(drop).map_err(failed)?)
+}
+
+/// The writer thread, and what everybody is told when it ends.
+fn write(mut committer: Committer, fault: &watch::Sender<Option<Fault>>, at_work: AtWork) {
+    let ended = catch_unwind(AssertUnwindSafe(|| committer.run()));
+    let why = match ended {
+        Ok(Ok(())) => Fault::Closed,
+        Ok(Err(fault)) => fault,
+        Err(panic) => Fault::Panicked { message: panic_message(&*panic) },
+    };
+    if why != Fault::Closed {
+        tracing::error!(fault = %why, "the log has stopped: nothing is acknowledged any more");
+    }
+    committer.queue.stop(why.clone());
+    for append in committer.queue.drain() {
+        append.answer(Err(AppendError::Stopped(why.clone())));
+    }
+    fault.send_replace(Some(why));
+    committer.recent.stop();
+    // The journal is closed before the log is unlocked.
+    drop(committer);
+    drop(at_work);
+}
+
+/// The store's thread. If it panics, reads go to the journal.
+fn keep(mut keeper: Keeper, at_work: AtWork) {
+    if let Err(panic) = catch_unwind(AssertUnwindSafe(|| keeper.run())) {
+        tracing::error!(
+            message = panic_message(&*panic),
+            "the store's thread has panicked: reading the journal"
+        );
+        keeper.sources.recent.set_store_down();
+        keeper.sources.store.set(None);
+    }
+    drop(keeper);
+    drop(at_work);
+}
+
+#[async_trait]
+impl EventLog for LocalLog {
+    async fn append(&self, append: Append) -> Result<Appended, AppendError> {
+        check_limits(&append)?;
+        let Append { stream, expected, urgency, recorded_at_ms, events } = append;
+        let mut encoded = Vec::new();
+        encode_entry(&mut encoded, stream, None, recorded_at_ms, &events);
+        // The writer sets what only it can know.
+        let (position, previous) = (Position::FIRST, None);
+        let version = version_at(position);
+        let entry = Arc::new(Entry { position, stream, version, previous, recorded_at_ms, events });
+        let (answer, answered) = oneshot::channel();
+        self.queue.push(Waiting { entry, encoded, expected, answer }, urgency == Urgency::Now)?;
+        match answered.await {
+            Ok(answer) => answer,
+            // The writer has panicked with the append in its hands.
+            Err(_) => Err(AppendError::Stopped(self.stopped().await)),
+        }
+    }
+
+    async fn version(&self, stream: StreamId) -> Result<Option<Version>, ReadError> {
+        Ok(self.sources.heads.get(stream).map(version_at))
+    }
+
+    async fn read(&self, stream: StreamId, after: Option<Version>) -> Result<Vec<Arc<Entry>>, ReadError> {
+        let after = after.map(Version::to_token).and_then(Position::new);
+        let mut next = self.sources.heads.get(stream);
+        let mut entries = Vec::new();
+        while let Some(position) = next.filter(|position| Some(*position) > after) {
+            let Some(entry) = self.sources.at_hand(position) else {
+                let older = move |sources: &Sources| sources.walk(stream, Some(position), after);
+                entries.append(&mut blocking(&self.sources, older).await?);
+                break;
+            };
+            next = entry.previous;
+            entries.push(entry);
+        }
+        entries.reverse();
+        Ok(entries)
+    }
+
+    fn read_back(&self, stream: StreamId) -> EntryStream {
+        self.sources.stream_back(stream)
+    }
+
+    fn read_all(&self, from: Position) -> EntryStream {
+        match self.head() {
+            Some(head) => self.sources.stream(from, Some(head)),
+            None => Box::pin(futures::stream::empty()),
+        }
+    }
+
+    fn follow(&self, from: Position) -> EntryStream {
+        self.sources.stream(from, None)
+    }
+
+    async fn entry(&self, position: Position) -> Result<Option<Arc<Entry>>, ReadError> {
+        if Some(position) > self.head() {
+            return Ok(None);
+        }
+        if let Some(entry) = self.sources.at_hand(position) {
+            return Ok(Some(entry));
+        }
+        blocking(&self.sources, move |sources| sources.entry(position)).await.map(Some)
+    }
+
+    fn head(&self) -> Option<Position> {
+        self.sources.head()
+    }
+
+    async fn cursor(&self, name: &str) -> Option<Position> {
+        let (store, name) = (self.sources.store.get()?, name.to_owned());
+        let cursor = blocking(&self.sources, move |_| store.cursor(&name)).await;
+        let cursor = cursor.inspect_err(|error| tracing::warn!(%error, "a cursor cannot be read"));
+        cursor.ok().flatten().filter(|cursor| Some(*cursor) <= self.head())
+    }
+
+    async fn save_cursor(&self, name: &str, position: Position) {
+        let Some(store) = self.sources.store.get() else { return };
+        let name = name.to_owned();
+        if let Err(error) = blocking(&self.sources, move |_| store.save_cursor(&name, position)).await {
+            tracing::warn!(%error, "a cursor cannot be saved");
+        }
+    }
+
+    async fn snapshot(&self, name: &str) -> Option<(Position, Bytes)> {
+        let (snapshots, name) = (Arc::clone(&self.snapshots), format!("{MODEL_PREFIX}{name}"));
+        let snapshot = blocking(&self.sources, move |_| snapshots.load(&name)).await;
+        snapshot.filter(|(position, _)| Some(*position) <= self.head())
+    }
+
+    async fn save_snapshot(&self, name: &str, position: Position, bytes: Bytes) {
+        if bytes.len() > SNAPSHOT_BYTES_MAX {
+            tracing::error!(name, bytes = bytes.len(), "a snapshot is too large to be saved");
+            return;
+        }
+        let (snapshots, name) = (Arc::clone(&self.snapshots), format!("{MODEL_PREFIX}{name}"));
+        let save = move |_: &Sources| snapshots.save(&name, position, [bytes].into_iter());
+        if let Err(error) = blocking(&self.sources, save).await {
+            tracing::warn!(%error, "a snapshot cannot be saved");
+        }
+    }
+
+    async fn stopped(&self) -> Fault {
+        let mut fault = self.sources.fault.clone();
+        let fault = fault.wait_for(Option::is_some).await;
+        fault.ok().and_then(|fault| fault.clone()).unwrap_or(Fault::Closed)
+    }
+
+    async fn close(&self) {
+        self.queue.stop(Fault::Closed);
+        let mut working = self.working.clone();
+        let ended = working.wait_for(|working| *working == 0);
+        if tokio::time::timeout(CLOSE_PATIENCE, ended).await.is_err() {
+            tracing::warn!("the store takes too long to close: it is left to itself");
+        }
+    }
+}

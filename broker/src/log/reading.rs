@@ -1,0 +1,268 @@
+//! Reading: from memory, else from sled, else from the journal.
+
+use std::collections::VecDeque;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use bytes::Bytes;
+use futures::stream::{self, StreamExt};
+use tokio::sync::watch;
+
+use super::EntryStream;
+use super::entry::{Entry, Position, StreamId};
+use super::error::{Corruption, Damage, Fault, ReadError};
+use super::format::{decode_entry, encode, split_entries};
+use super::heads::Heads;
+use super::journal::reader::JournalReader;
+use super::recent::Recent;
+use super::store::{GROUP_ENTRIES, Store, group_last, group_of};
+
+/// How many entries are brought at a time to who reads many.
+const CHUNK_ENTRIES: usize = 512;
+
+/// All places that entries are read from.
+#[derive(Debug)]
+pub(crate) struct Sources {
+    pub(crate) heads: Arc<Heads>,
+    pub(crate) recent: Arc<Recent>,
+    pub(crate) store: StoreSlot,
+    pub(crate) journal: Arc<JournalReader>,
+    /// The number of the last durable position.
+    pub(crate) head: watch::Receiver<u64>,
+    pub(crate) fault: watch::Receiver<Option<Fault>>,
+}
+
+/// Where the store is while it can be used. Its thread takes it away when it has failed.
+#[derive(Debug, Default)]
+pub(crate) struct StoreSlot(Mutex<Option<Arc<Store>>>);
+
+impl StoreSlot {
+    pub(crate) fn get(&self) -> Option<Arc<Store>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    pub(crate) fn set(&self, store: Option<Store>) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = store.map(Arc::new);
+    }
+}
+
+impl Sources {
+    /// The position of the last durable entry.
+    pub(crate) fn head(&self) -> Option<Position> {
+        Position::new(*self.head.borrow())
+    }
+
+    /// The entry at this position, if it needs no disk.
+    pub(crate) fn at_hand(&self, position: Position) -> Option<Arc<Entry>> {
+        self.recent.get(position)
+    }
+
+    /// The entry at a position that is durable. Blocks.
+    pub(crate) fn entry(&self, position: Position) -> Result<Arc<Entry>, ReadError> {
+        let entries = self.load(position, position)?;
+        entries.into_iter().next().ok_or(ReadError::Archived { position })
+    }
+
+    /// Entries from `from` on, at least that one, not beyond `to`; both durable. Blocks.
+    pub(crate) fn load(&self, from: Position, to: Position) -> Result<Vec<Arc<Entry>>, ReadError> {
+        let wanted = usize::try_from(to.number() - from.number()).unwrap_or(usize::MAX).saturating_add(1);
+        let recent = self.recent.range(from, wanted.min(CHUNK_ENTRIES));
+        if !recent.is_empty() {
+            return Ok(recent);
+        }
+        if let Some(entries) = self.load_from_store(from, to) {
+            return Ok(entries);
+        }
+        self.load_from_journal(from, to)
+    }
+
+    /// Entries that the store need not have yet, from `from` on, at least that one, not beyond `to`. Blocks.
+    pub(crate) fn load_new(&self, from: Position, to: Position) -> Result<Vec<Arc<Entry>>, ReadError> {
+        let wanted = usize::try_from(to.number() - from.number()).unwrap_or(usize::MAX).saturating_add(1);
+        let recent = self.recent.range(from, wanted.min(CHUNK_ENTRIES));
+        if recent.is_empty() { self.load_from_journal(from, to) } else { Ok(recent) }
+    }
+
+    /// What the store has of a group, if it has it; whatever is wrong there, the journal has it too.
+    fn load_from_store(&self, from: Position, to: Position) -> Option<Vec<Arc<Entry>>> {
+        let group = group_of(from);
+        if Some(group_last(group)) > self.recent.stored() {
+            return None;
+        }
+        let store = self.store.get()?;
+        let body = match store.group(group) {
+            Ok(Some(body)) => body,
+            Ok(None) => return self.mend(&store, group, from, to),
+            Err(error) => {
+                tracing::error!(%group, %error, "the store cannot be read: reading the journal");
+                return None;
+            }
+        };
+        let positions = std::iter::successors(Some(group), |position| Some(position.next()));
+        let wanted =
+            positions.zip(split_entries(&body)).filter(|(position, _)| (from..=to).contains(position));
+        let entries = wanted.map(|(position, entry)| {
+            decode_entry(&Bytes::copy_from_slice(entry.ok()?), position).ok().map(Arc::new)
+        });
+        entries.collect::<Option<Vec<_>>>().filter(|entries| !entries.is_empty())
+    }
+
+    /// Puts a group that the store has lost there again, from the journal.
+    fn mend(&self, store: &Store, group: Position, from: Position, to: Position) -> Option<Vec<Arc<Entry>>> {
+        tracing::warn!(%group, "the store has lost entries: they are put there again from the journal");
+        let mut body = Vec::new();
+        let entries = self.load_from_journal(group, group_last(group)).ok()?;
+        for entry in &entries {
+            encode(entry, &mut body);
+        }
+        if let Err(error) = store.put_group(group, &body) {
+            tracing::error!(%group, %error, "the store takes nothing in");
+        }
+        Some(entries.into_iter().filter(|entry| (from..=to).contains(&entry.position)).collect())
+    }
+
+    fn load_from_journal(&self, from: Position, to: Position) -> Result<Vec<Arc<Entry>>, ReadError> {
+        let to = to.min(Position::new(from.number() + CHUNK_ENTRIES as u64 - 1).unwrap_or(to));
+        let mut records = self.journal.records(from, to)?;
+        let mut entries = Vec::new();
+        while let Some(record) = records.read()? {
+            for (position, entry) in records.entries() {
+                let entry = decode_entry(&Bytes::copy_from_slice(entry), position)
+                    .map_err(|malformed| records.corruption(record, position, malformed.into()))?;
+                entries.push(Arc::new(entry));
+            }
+        }
+        Ok(entries)
+    }
+
+    /// The entries of a stream from the one at `from` back to the one after `after`, newest first. Blocks.
+    pub(crate) fn walk(
+        &self,
+        stream: StreamId,
+        from: Option<Position>,
+        after: Option<Position>,
+    ) -> Result<Vec<Arc<Entry>>, ReadError> {
+        let mut entries = Vec::new();
+        let mut next = from;
+        while let Some(position) = next.filter(|position| Some(*position) > after) {
+            let entry = self.entry_of(stream, position)?;
+            next = entry.previous;
+            entries.push(entry);
+        }
+        Ok(entries)
+    }
+
+    /// The entry at a position that is known to be of this stream. Blocks.
+    pub(crate) fn entry_of(&self, stream: StreamId, position: Position) -> Result<Arc<Entry>, ReadError> {
+        let entry = self.entry(position)?;
+        if entry.stream != stream {
+            let file = self.journal.folder().to_owned();
+            let what = format!("it is of {}, where one of {stream} was expected", entry.stream);
+            return Err(Corruption { file, offset: 0, position, damage: Damage::Entry { what } }.into());
+        }
+        Ok(entry)
+    }
+
+    /// All entries from `from` on: up to `to`, or for ever.
+    pub(crate) fn stream(self: &Arc<Self>, from: Position, to: Option<Position>) -> EntryStream {
+        let follower = Follower {
+            head: self.head.clone(),
+            fault: self.fault.clone(),
+            sources: Arc::clone(self),
+            next: from,
+            to,
+            loaded: VecDeque::new(),
+            ended: false,
+        };
+        stream::unfold(follower, Follower::next).boxed()
+    }
+
+    /// The entries of a stream, newest first.
+    pub(crate) fn stream_back(self: &Arc<Self>, stream: StreamId) -> EntryStream {
+        let start = (Arc::clone(self), self.heads.get(stream));
+        let entries = stream::unfold(start, move |(sources, at)| async move {
+            let position = at?;
+            let entry = blocking(&sources, move |sources| sources.entry_of(stream, position)).await;
+            let next = entry.as_ref().ok().and_then(|entry| entry.previous);
+            Some((entry, (sources, next)))
+        });
+        entries.boxed()
+    }
+}
+
+/// Calls what blocks where that is allowed.
+pub(crate) async fn blocking<T: Send + 'static>(
+    sources: &Arc<Sources>,
+    call: impl FnOnce(&Sources) -> T + Send + 'static,
+) -> T {
+    let sources = Arc::clone(sources);
+    match tokio::task::spawn_blocking(move || call(&sources)).await {
+        Ok(result) => result,
+        Err(error) => std::panic::resume_unwind(error.into_panic()),
+    }
+}
+
+/// Reads on where it has come to, in its own time.
+#[derive(Debug)]
+struct Follower {
+    sources: Arc<Sources>,
+    head: watch::Receiver<u64>,
+    fault: watch::Receiver<Option<Fault>>,
+    next: Position,
+    /// Where it ends, if it does.
+    to: Option<Position>,
+    loaded: VecDeque<Arc<Entry>>,
+    ended: bool,
+}
+
+impl Follower {
+    async fn next(mut self) -> Option<(Result<Arc<Entry>, ReadError>, Self)> {
+        loop {
+            if self.ended || self.to.is_some_and(|to| self.next > to) {
+                return None;
+            }
+            if let Some(entry) = self.loaded.pop_front() {
+                self.next = entry.position.next();
+                return Some((Ok(entry), self));
+            }
+            // In this order: nothing becomes durable after the fault is there.
+            let fault = self.fault.borrow_and_update().clone();
+            let head = Position::new(*self.head.borrow_and_update());
+            let result = match head.map(|head| self.to.map_or(head, |to| to.min(head))) {
+                Some(last) if self.next <= last => self.load(last).await,
+                _ => self.wait(fault).await,
+            };
+            if let Err(end) = result {
+                self.ended = true;
+                return end.map(|error| (Err(error), self));
+            }
+        }
+    }
+
+    /// Brings the next entries.
+    async fn load(&mut self, last: Position) -> Result<(), Option<ReadError>> {
+        let from = self.next;
+        let recent = self.sources.recent.range(from, CHUNK_ENTRIES);
+        self.loaded = if recent.is_empty() {
+            blocking(&self.sources, move |sources| sources.load(from, last)).await.map_err(Some)?.into()
+        } else {
+            recent.into()
+        };
+        Ok(())
+    }
+
+    /// Waits until there is more. That there will be no more is an error only if the log was not closed.
+    async fn wait(&mut self, fault: Option<Fault>) -> Result<(), Option<ReadError>> {
+        match fault {
+            Some(Fault::Closed) => return Err(None),
+            Some(fault) => return Err(Some(ReadError::Stopped(fault))),
+            None => {}
+        }
+        tokio::select! {
+            changed = self.head.changed() => drop(changed),
+            changed = self.fault.changed() => drop(changed),
+        }
+        Ok(())
+    }
+}
+
+const _: () = assert!(CHUNK_ENTRIES as u64 >= GROUP_ENTRIES, "a group is mended in one piece");

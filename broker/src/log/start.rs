@@ -1,0 +1,274 @@
+//! Starting: the journal says what there is, and everything else is made to agree with it.
+//!
+//! 1. The journal is opened (`journal::start`): what is readable is made durable, a torn tail is cut, anything
+//!    else unreadable ends the start with an error.
+//! 2. Snapshot of the heads and store are opened. If one of them knows of a position that the journal does not
+//!    reach, the journal has lost entries: no start. A store that cannot be opened is set aside, and rebuilt.
+//! 3. One pass over the journal brings the heads and the store up to its end, from where the older of the two
+//!    stands. It goes back further, to check what is cheap to check: the newest [`LogConfig::check_bytes`] of the
+//!    journal are read, and compared with the store. A store that has gaps there, or something else, is set
+//!    aside, and rebuilt by another pass from the beginning.
+//!
+//! What is older than that is not read at every start, so that a start does not grow with the log: `log verify`
+//! reads all of it, and whoever reads an entry there has its checksum compared.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use bytes::Bytes;
+
+use super::entry::{Entry, Position};
+use super::error::{Damage, DiskError, StartError};
+use super::format::{ENTRY_LENGTH_BYTES, EntryHeader, decode_entry, split_entries};
+use super::heads::Heads;
+use super::journal::disk::OsDisk;
+use super::journal::format::JournalId;
+use super::journal::reader::{JournalReader, Records};
+use super::journal::segment::Record;
+use super::journal::start::{JournalLimits, Opened, open as open_journal};
+use super::local::LogConfig;
+use super::lock::Lock;
+use super::progress::Progress;
+use super::snapshots::{HEADS, Snapshots};
+use super::store::{Store, group_last, group_of, set_aside};
+
+/// A log that is ready to work.
+#[derive(Debug)]
+pub(crate) struct Started {
+    pub(crate) lock: Lock,
+    pub(crate) journal: Opened,
+    pub(crate) snapshots: Snapshots<OsDisk>,
+    pub(crate) heads: Heads,
+    /// The position that the saved heads were made up to.
+    pub(crate) heads_at: Option<Position>,
+    /// None if it cannot be used now, for a reason that may pass.
+    pub(crate) store: Option<Store>,
+    pub(crate) stored: Option<Position>,
+    /// The entries behind those that the store has, if there is a store.
+    pub(crate) newest: Vec<Arc<Entry>>,
+}
+
+/// Opens the log in the configured folder, or makes one there.
+pub(crate) fn start(config: &LogConfig, new_id: JournalId) -> Result<Started, StartError> {
+    let folders = [&config.folder, &config.journal_folder(), &config.snapshot_folder()];
+    for folder in folders {
+        make_folder(folder)?;
+    }
+    let lock = Lock::take(&config.folder)?;
+    let limits = JournalLimits {
+        segment_bytes: config.segment_bytes,
+        record_bytes_max: u32::try_from(config.batch_bytes_max).unwrap_or(u32::MAX),
+    };
+    let journal = open_journal(Arc::new(OsDisk), &config.journal_folder(), limits, new_id)?;
+    let snapshots = Snapshots::new(OsDisk, config.snapshot_folder(), journal.reader.id());
+    let (heads, heads_at) = load_heads(&snapshots, journal.head)?;
+    let mut pass = Pass { journal: &journal, config, heads, heads_at, store: None, stored: None };
+    pass.open_store()?;
+    let newest = match pass.run()? {
+        Outcome::Agrees(newest) => newest,
+        Outcome::Distrusts(reason) => {
+            pass.rebuild_store(&reason)?;
+            match pass.run()? {
+                Outcome::Agrees(newest) => newest,
+                // What has just been put there is not there.
+                Outcome::Distrusts(reason) => {
+                    tracing::error!(reason, "the store does not keep what it is given: starting without it");
+                    (pass.store, pass.stored) = (None, None);
+                    Vec::new()
+                }
+            }
+        }
+    };
+    let Pass { heads, store, stored, .. } = pass;
+    let newest = if store.is_some() { newest } else { Vec::new() };
+    tracing::info!(
+        head = journal.head.map(Position::number),
+        streams = heads.len(),
+        closed = journal.was_closed,
+        "log open"
+    );
+    Ok(Started { lock, journal, snapshots, heads, heads_at, store, stored, newest })
+}
+
+fn make_folder(folder: &Path) -> Result<(), StartError> {
+    let mut builder = std::fs::DirBuilder::new();
+    std::os::unix::fs::DirBuilderExt::mode(builder.recursive(true), 0o700);
+    builder.create(folder).map_err(|error| DiskError::new("make", folder, &error).into())
+}
+
+/// The heads as they were saved last; none if that is not there or cannot be believed.
+fn load_heads(
+    snapshots: &Snapshots<OsDisk>,
+    journal_head: Option<Position>,
+) -> Result<(Heads, Option<Position>), StartError> {
+    let Some((position, bytes)) = snapshots.load(HEADS) else { return Ok((Heads::new(), None)) };
+    let Some((heads, highest)) = Heads::from_bytes(&bytes) else {
+        tracing::warn!(file = %snapshots.path(HEADS).display(), "not the heads of a log: reading them anew");
+        return Ok((Heads::new(), None));
+    };
+    let seen = highest.max(Some(position));
+    match seen.filter(|_| seen > journal_head) {
+        Some(seen) => {
+            Err(StartError::JournalBehind { witness: snapshots.path(HEADS), seen, journal: journal_head })
+        }
+        None => Ok((heads, Some(position))),
+    }
+}
+
+/// The pass over the journal.
+struct Pass<'a> {
+    journal: &'a Opened,
+    config: &'a LogConfig,
+    heads: Heads,
+    heads_at: Option<Position>,
+    store: Option<Store>,
+    stored: Option<Position>,
+}
+
+enum Outcome {
+    /// Heads and store are up to date. The entries that fill no group yet come with it.
+    Agrees(Vec<Arc<Entry>>),
+    /// The store is not what the journal says, and why.
+    Distrusts(String),
+}
+
+impl Pass<'_> {
+    /// Opens the store, or sets it aside and makes a new one. One that is ahead of the journal ends the start.
+    fn open_store(&mut self) -> Result<(), StartError> {
+        let folder = self.config.store_folder();
+        let opened = Store::open(&folder, self.config.store_cache_bytes, self.journal.reader.id());
+        match opened.and_then(|store| Ok((store.last()?, store))) {
+            Ok((Some(seen), _)) if Some(seen) > self.journal.head => {
+                Err(StartError::JournalBehind { witness: folder, seen, journal: self.journal.head })
+            }
+            Ok((last, store)) => {
+                (self.store, self.stored) = (Some(store), last);
+                Ok(())
+            }
+            Err(error) if error.passing => {
+                tracing::error!(%error, "the store cannot be opened now: starting without it");
+                Ok(())
+            }
+            Err(error) => self.rebuild_store(&error.to_string()),
+        }
+    }
+
+    /// Sets the store aside and makes an empty one.
+    fn rebuild_store(&mut self, reason: &str) -> Result<(), StartError> {
+        let folder = self.config.store_folder();
+        (self.store, self.stored) = (None, None);
+        tracing::warn!(reason, folder = %folder.display(), "the store is set aside and made anew from the journal");
+        set_aside(&folder).map_err(|error| DiskError::new("set aside", &folder, &error))?;
+        match Store::open(&folder, self.config.store_cache_bytes, self.journal.reader.id()) {
+            Ok(store) => self.store = Some(store),
+            Err(error) => tracing::error!(%error, "no store can be made now: starting without it"),
+        }
+        Ok(())
+    }
+
+    /// Where the pass has to begin: at the start of a group, so that it sees whole ones.
+    fn begin(&self) -> Result<Position, StartError> {
+        let checked = self.journal.reader.first_within(self.config.check_bytes)?;
+        let behind = if self.store.is_some() { self.heads_at.min(self.stored) } else { self.heads_at };
+        Ok(group_of(Position::after(behind).min(checked)))
+    }
+
+    fn run(&mut self) -> Result<Outcome, StartError> {
+        let Some(head) = self.journal.head else { return Ok(Outcome::Agrees(Vec::new())) };
+        let begin = self.begin()?;
+        let reader: &Arc<JournalReader> = &self.journal.reader;
+        let mut progress = Progress::new("reading the journal", reader.bytes_from(begin)?);
+        let mut records = reader.records(begin, head).map_err(StartError::from_read)?;
+        let (mut group, mut body) = (begin, Vec::new());
+        while let Some(record) = records.read()? {
+            for (position, entry) in records.entries() {
+                self.follow_heads(&records, record, position, entry)?;
+                let length =
+                    u32::try_from(entry.len()).expect("a record's entries are shorter than the record");
+                body.extend_from_slice(&length.to_be_bytes());
+                body.extend_from_slice(entry);
+                if position == group_last(group) {
+                    if let Err(reason) = self.bring_to_store(group, &body) {
+                        return Ok(Outcome::Distrusts(reason));
+                    }
+                    group = position.next();
+                    body.clear();
+                }
+            }
+            progress.advance(record.bytes);
+        }
+        Ok(Outcome::Agrees(decode_newest(&body, group, &records)?))
+    }
+
+    /// Checks an entry's place in its stream, and moves the stream's head to it.
+    fn follow_heads(
+        &self,
+        records: &Records,
+        record: Record,
+        position: Position,
+        entry: &[u8],
+    ) -> Result<(), StartError> {
+        let corrupt = |damage| StartError::Corrupt(records.corruption(record, position, damage));
+        let header = EntryHeader::decode(entry, position).map_err(|malformed| corrupt(malformed.into()))?;
+        let head = self.heads.get(header.stream);
+        // Saved heads may know of it already, or of a later one.
+        if head >= Some(position) || Some(position) <= self.heads_at {
+            return Ok(());
+        }
+        if head != header.previous {
+            let what = format!(
+                "it names {} as the one before it in its stream, which is {}",
+                Named(header.previous),
+                Named(head)
+            );
+            return Err(corrupt(Damage::Entry { what }));
+        }
+        self.heads.advance(header.stream, position);
+        Ok(())
+    }
+
+    /// Puts a group into the store, or compares it with what is there. An error is why not to trust the store.
+    fn bring_to_store(&mut self, group: Position, body: &[u8]) -> Result<(), String> {
+        let Some(store) = &self.store else { return Ok(()) };
+        if Some(group_last(group)) <= self.stored {
+            return match store.group(group) {
+                Ok(Some(own)) if own == body => Ok(()),
+                Ok(Some(_)) => Err(format!("it does not agree with the journal at position {group}")),
+                Ok(None) => Err(format!("it lacks position {group}")),
+                Err(error) => Err(error.to_string()),
+            };
+        }
+        match store.put_group(group, body) {
+            Ok(()) => self.stored = Some(group_last(group)),
+            Err(error) if error.passing => {
+                tracing::error!(%error, "the store takes nothing in now: starting without it");
+                (self.store, self.stored) = (None, None);
+            }
+            Err(error) => return Err(error.to_string()),
+        }
+        Ok(())
+    }
+}
+
+/// The entries of a group that is not whole yet.
+fn decode_newest(body: &[u8], group: Position, records: &Records) -> Result<Vec<Arc<Entry>>, StartError> {
+    let body = Bytes::copy_from_slice(body);
+    let positions = std::iter::successors(Some(group), |position| Some(position.next()));
+    let entries = positions.zip(split_entries(&body)).map(|(position, entry)| {
+        let entry = entry.and_then(|entry| decode_entry(&Bytes::copy_from_slice(entry), position));
+        entry.map(Arc::new).map_err(|malformed| records.last_corruption(position, malformed.into()))
+    });
+    Ok(entries.collect::<Result<_, _>>()?)
+}
+
+/// A position, or that there is none.
+struct Named(Option<Position>);
+
+impl std::fmt::Display for Named {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self.0 {
+            Some(position) => write!(f, "position {position}"),
+            None => f.write_str("none"),
+        }
+    }
+}

@@ -1,0 +1,228 @@
+//! The store: sled, which keeps entries readable. It may lose anything at any time: the journal has it all.
+//!
+//! - Tree `entries`: 64 entries to a value, at the position of the first of them (8 bytes, big-endian): 1, 65,
+//!   129, ... A value is a CRC-32C of key and rest (4 bytes), then each entry behind its length. Only whole
+//!   groups are put here, in order, so that every key is known without a search, and one that is not there is
+//!   a loss. Few large values, because each key costs sled memory and time to open.
+//! - Tree `cursors`: how far each follower has come, by name.
+//! - Tree `about`: the id of the journal that this was made from.
+//!
+//! Nothing here is flushed before anyone is answered. sled's own thread flushes now and then, so that what a
+//! crash takes from it, and a start has to bring back from the journal, stays small.
+//!
+//! sled panics on some of what a crash can leave, and when its own threads have died. Every call into it is
+//! guarded: a panic becomes a [`StoreError`].
+
+use std::any::Any;
+use std::fs;
+use std::io;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::{Path, PathBuf};
+
+use sled::IVec;
+
+use super::entry::Position;
+use super::journal::format::JournalId;
+
+/// How many entries are kept in one value.
+pub(crate) const GROUP_ENTRIES: u64 = 64;
+
+const CRC_BYTES: usize = 4;
+const FLUSH_EVERY_MS: u64 = 1_000;
+
+/// The group that an entry is kept in: the position of the first entry in it.
+pub(crate) fn group_of(position: Position) -> Position {
+    let before = (position.number() - 1) / GROUP_ENTRIES * GROUP_ENTRIES;
+    Position::new(before + 1).expect("a number and one is not zero")
+}
+
+/// The last position of a group.
+pub(crate) fn group_last(group: Position) -> Position {
+    Position::new(group.number().saturating_add(GROUP_ENTRIES - 1)).expect("a larger number is not zero")
+}
+
+/// What sled said, or how it panicked.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{message}")]
+pub(crate) struct StoreError {
+    message: String,
+    /// Whether the file system was full, or another has the store open: a reason to wait, not to start anew.
+    pub(crate) passing: bool,
+}
+
+/// The store, open.
+#[derive(Debug)]
+pub(crate) struct Store {
+    // In an option so that dropping it, when sled flushes, can be guarded as well.
+    sled: Option<Sled>,
+}
+
+#[derive(Debug)]
+struct Sled {
+    entries: sled::Tree,
+    cursors: sled::Tree,
+    _db: sled::Db,
+}
+
+impl Store {
+    /// Opens the store in a folder, or makes one there. One that was made from another journal is refused.
+    pub(crate) fn open(folder: &Path, cache_bytes: u64, journal: JournalId) -> Result<Self, StoreError> {
+        // A snapshot of sled's own page table that a crash has interrupted would be taken for its newest one.
+        remove_unfinished(folder).map_err(StoreError::from)?;
+        guarded(|| {
+            let config = sled::Config::new().path(folder).cache_capacity(cache_bytes);
+            let db = config.flush_every_ms(Some(FLUSH_EVERY_MS)).open()?;
+            let about = db.open_tree("about")?;
+            match about.get("journal")? {
+                Some(id) if id != journal => {
+                    return Err(sled::Error::Unsupported("it was made from another journal".to_owned()));
+                }
+                Some(_) => {}
+                None if db.was_recovered() && !db.open_tree("entries")?.is_empty() => {
+                    return Err(sled::Error::Unsupported("it does not say from which journal".to_owned()));
+                }
+                None => drop(about.insert("journal", &journal[..])?),
+            }
+            let (entries, cursors) = (db.open_tree("entries")?, db.open_tree("cursors")?);
+            Ok(Self { sled: Some(Sled { entries, cursors, _db: db }) })
+        })
+    }
+
+    /// The last position that it has.
+    pub(crate) fn last(&self) -> Result<Option<Position>, StoreError> {
+        let last = guarded(|| self.sled().entries.last())?;
+        let Some((key, _)) = last else { return Ok(None) };
+        let group = group_in_key(&key).ok_or_else(|| StoreError::lost("its last key is not one of ours"))?;
+        Ok(Some(group_last(group)))
+    }
+
+    /// The entries of a group, each behind its length; none if they are not there as they were put there.
+    pub(crate) fn group(&self, group: Position) -> Result<Option<Vec<u8>>, StoreError> {
+        let key = group.number().to_be_bytes();
+        let value = guarded(|| self.sled().entries.get(key))?;
+        Ok(value.and_then(|value| {
+            let (crc, body) = value.split_at_checked(CRC_BYTES)?;
+            (*crc == checksum(key, body).to_be_bytes()).then(|| body.to_vec())
+        }))
+    }
+
+    /// Puts the entries of a group there, each behind its length.
+    pub(crate) fn put_group(&self, group: Position, body: &[u8]) -> Result<(), StoreError> {
+        let key = group.number().to_be_bytes();
+        let mut value = Vec::with_capacity(CRC_BYTES + body.len());
+        value.extend_from_slice(&checksum(key, body).to_be_bytes());
+        value.extend_from_slice(body);
+        guarded(|| self.sled().entries.insert(key, value).map(drop))
+    }
+
+    /// The cursor of this name.
+    pub(crate) fn cursor(&self, name: &str) -> Result<Option<Position>, StoreError> {
+        let value: Option<IVec> = guarded(|| self.sled().cursors.get(name))?;
+        let number = value.and_then(|value| value.as_ref().try_into().ok()).map(u64::from_be_bytes);
+        Ok(number.and_then(Position::new))
+    }
+
+    /// Replaces the cursor of this name.
+    pub(crate) fn save_cursor(&self, name: &str, position: Position) -> Result<(), StoreError> {
+        guarded(|| self.sled().cursors.insert(name, &position.number().to_be_bytes()[..]).map(drop))
+    }
+
+    fn sled(&self) -> &Sled {
+        self.sled.as_ref().expect("it is taken out only when the store is dropped")
+    }
+}
+
+impl Drop for Store {
+    fn drop(&mut self) {
+        let sled = self.sled.take();
+        if let Err(error) = guarded(|| Ok(drop(sled))) {
+            tracing::warn!(%error, "the store was not left in order");
+        }
+    }
+}
+
+/// Sets a store aside, to be looked at; only the newest is kept. A store that is not there is none to keep.
+pub(crate) fn set_aside(folder: &Path) -> io::Result<()> {
+    let aside = aside(folder);
+    remove_aside(folder)?;
+    match fs::rename(folder, aside) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        renamed => renamed,
+    }
+}
+
+/// Removes the store that was set aside.
+pub(crate) fn remove_aside(folder: &Path) -> io::Result<()> {
+    match fs::remove_dir_all(aside(folder)) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        removed => removed,
+    }
+}
+
+fn aside(folder: &Path) -> PathBuf {
+    folder.with_extension("set-aside")
+}
+
+fn remove_unfinished(folder: &Path) -> io::Result<()> {
+    let files = match fs::read_dir(folder) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+        files => files?,
+    };
+    for file in files {
+        let file = file?;
+        let name = file.file_name();
+        let name = name.to_string_lossy();
+        if name.starts_with("snap.") && name.ends_with(".generating") {
+            tracing::info!(file = %file.path().display(), "removing what a crash has left half made");
+            fs::remove_file(file.path())?;
+        }
+    }
+    Ok(())
+}
+
+fn group_in_key(key: &[u8]) -> Option<Position> {
+    let group = Position::new(u64::from_be_bytes(key.try_into().ok()?))?;
+    (group_of(group) == group).then_some(group)
+}
+
+fn checksum(key: [u8; 8], body: &[u8]) -> u32 {
+    crc32c::crc32c_append(crc32c::crc32c(&key), body)
+}
+
+/// Calls sled, and makes its panic an error.
+fn guarded<T>(call: impl FnOnce() -> sled::Result<T>) -> Result<T, StoreError> {
+    match catch_unwind(AssertUnwindSafe(call)) {
+        Ok(result) => result.map_err(StoreError::from),
+        Err(panic) => Err(StoreError::lost(&format!("sled panicked: {}", panic_message(&*panic)))),
+    }
+}
+
+/// What a panic said.
+pub(crate) fn panic_message(panic: &(dyn Any + Send)) -> String {
+    let text = panic.downcast_ref::<String>().map(String::as_str);
+    text.or_else(|| panic.downcast_ref::<&str>().copied()).unwrap_or("no message").to_owned()
+}
+
+impl StoreError {
+    fn lost(message: &str) -> Self {
+        Self { message: message.to_owned(), passing: false }
+    }
+}
+
+impl From<sled::Error> for StoreError {
+    fn from(error: sled::Error) -> Self {
+        match error {
+            sled::Error::Io(error) => Self::from(error),
+            error => Self::lost(&error.to_string()),
+        }
+    }
+}
+
+impl From<io::Error> for StoreError {
+    fn from(error: io::Error) -> Self {
+        let full = matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded);
+        // sled tells of its lock in no other way.
+        let passing = full || error.to_string().contains("could not acquire lock");
+        Self { message: error.to_string(), passing }
+    }
+}
