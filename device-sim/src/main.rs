@@ -1,4 +1,4 @@
-//! `device-sim`: push services on this machine. One module a subcommand.
+//! `device-sim`: the other side of Countersign on this machine. One module a subcommand.
 
 mod commands;
 
@@ -7,7 +7,7 @@ use std::process::ExitCode;
 use clap::{Parser, Subcommand};
 use tracing_subscriber::EnvFilter;
 
-/// Plays the other side of Countersign: push services, and the devices that they deliver to.
+/// Plays the other side of Countersign: push services, phones, login servers and enrolling pages.
 #[derive(Debug, Parser)]
 #[command(version, arg_required_else_help = true)]
 struct Cli {
@@ -19,6 +19,12 @@ struct Cli {
 enum Command {
     /// Runs an APNs and an FCM on this machine and prints what a client needs to try them.
     PushServices(commands::push_services::Args),
+    /// Is one phone: enrols, shows what asks for an answer, and takes the number that is typed.
+    Phone(commands::phone::Args),
+    /// Is a login server and its page: asks for an approval, shows the number and what comes of it.
+    Login(commands::login::Args),
+    /// Is the page that enrols a phone: shows the QR code, the code to type, and the trial's number.
+    Enrol(commands::enrol::Args),
 }
 
 #[tokio::main]
@@ -27,13 +33,14 @@ async fn main() -> ExitCode {
     let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("warn"));
     tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
     let ended = match cli.command {
-        Command::PushServices(args) => commands::push_services::run(args).await,
+        Command::PushServices(args) => commands::push_services::run(args).await.map(|()| ExitCode::SUCCESS),
+        Command::Phone(args) => commands::phone::run(args).await,
+        Command::Login(args) => commands::login::run(args).await,
+        Command::Enrol(args) => commands::enrol::run(args).await,
     };
-    match ended {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            eprintln!("device-sim: {error:#}");
-            ExitCode::FAILURE
-        }
-    }
+    ended.unwrap_or_else(|error| {
+        eprintln!("device-sim: {error:#}");
+        // 1 is an answer of login and enrol: not approved, not enrolled.
+        ExitCode::from(2)
+    })
 }

@@ -1,11 +1,16 @@
-"""Makes proto/envelope/vectors/*.json, the same every time:  tests/python/run make_vectors
+"""What proto/envelope/vectors/*.json hold, made anew, the same every time. As a test it compares:
 
-Python's own crypto makes them and the Rust crates are held to them, so that neither can be wrong by itself. Files are
-written only if they are not as they would be, and that fails: a vector never changes under a version that is out.
+    tests/python/run make_vectors
+    MAKE_VECTORS=write tests/python/run make_vectors      writes what differs
+
+Python's own crypto makes them and the Rust crates are held to them, so that neither can be wrong by itself. A vector
+never changes: what was signed with a version that is out must be checked by every later one.
 """
 
 import datetime
+import hashlib
 import json
+import os
 import pathlib
 import unittest
 
@@ -24,6 +29,7 @@ from countersign_envelope import (
 )
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.asymmetric.utils import decode_dss_signature
 from countersign.v1 import envelope_pb2, signed_pb2
 from google.protobuf import json_format, timestamp_pb2
 
@@ -194,8 +200,6 @@ def messages():
 
 
 def sha256(message):
-    import hashlib
-
     return hashlib.sha256(message.SerializeToString()).digest()
 
 
@@ -277,9 +281,23 @@ def signature_vectors():
             if more < 1 << 256:
                 yield vector("s + n", name, False, kind, payload, good[:32] + more.to_bytes(32))
         else:
-            order = (1 << 252) + 27742317777372353535851937790883648493
-            more = int.from_bytes(good[32:], "little") + order
+            more = int.from_bytes(good[32:], "little") + ED25519_ORDER
             yield vector("S + L (RFC 8032 section 8.4)", name, False, kind, payload, good[:32] + more.to_bytes(32, "little"))
+            lenient = with_neutral_r(SEEDS[name], key.public_key.raw, pre_authentication_encoding(kind, payload))
+            what = "R of small order"
+            yield vector(what, name, False, kind, payload, lenient) | {"taken_by_lenient_verifiers": True}
+
+
+ED25519_ORDER = (1 << 252) + 27742317777372353535851937790883648493
+
+
+def with_neutral_r(seed, public, message):
+    """What only the key's holder can make: R is the neutral element. Verifiers that are not strict take it."""
+    scalar = int.from_bytes(hashlib.sha512(seed).digest()[:32], "little")
+    scalar = scalar & ~7 & ~(1 << 255) | 1 << 254
+    r = bytes([1]) + bytes(31)
+    k = int.from_bytes(hashlib.sha512(r + public + message).digest(), "little")
+    return r + (k * scalar % ED25519_ORDER).to_bytes(32, "little")
 
 
 def another(name):
@@ -289,8 +307,6 @@ def another(name):
 def bytes_signed_without_pae(key, payload):
     if key.algorithm == "ED25519":
         return key._private.sign(payload)
-    from cryptography.hazmat.primitives.asymmetric.utils import decode_dss_signature
-
     r, s = decode_dss_signature(key._private.sign(payload, key._ecdsa()))
     return r.to_bytes(32) + min(s, P256_ORDER - s).to_bytes(32)
 
@@ -443,11 +459,12 @@ FILES = {
 
 class MakeVectors(unittest.TestCase):
     def test_the_files_are_as_this_program_makes_them(self):
-        changed = []
+        differing = []
         for name, parts in FILES.items():
             made = json.dumps({part: list(make()) for part, make in parts.items()}, indent=1, ensure_ascii=False) + "\n"
             file = VECTORS / name
-            if not file.exists() or file.read_text() != made:
+            if os.environ.get("MAKE_VECTORS") == "write":
                 file.write_text(made)
-                changed.append(name)
-        self.assertEqual(changed, [], "they were not, and have been written anew")
+            if not file.exists() or file.read_text() != made:
+                differing.append(name)
+        self.assertEqual(differing, [])

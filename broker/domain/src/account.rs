@@ -103,7 +103,7 @@ impl Aggregate for Account {
             }
             Event::EnrolmentEnded { enrolment, reason, answer_hash } => {
                 let ended = Stage::Ended { reason: *reason, answer_hash: *answer_hash };
-                self.change_enrolment(*enrolment, |one| one.stage = ended);
+                self.end_enrolment(*enrolment, ended, at);
             }
             Event::AuthenticatorBound(bound) => self.authenticators.push(Authenticator::bound(bound, at)),
             Event::TrialRequested(trial) => {
@@ -113,7 +113,7 @@ impl Aggregate for Account {
             }
             Event::AuthenticatorActivated { authenticator, enrolment, answer_hash } => {
                 let done = Stage::Done { authenticator: *authenticator, answer_hash: *answer_hash };
-                self.change_enrolment(*enrolment, |one| one.stage = done);
+                self.end_enrolment(*enrolment, done, at);
                 self.change_authenticator(*authenticator, |one| one.state = State::Active { since: at });
             }
             Event::AuthenticatorRevoked { authenticator, by } => self.revoke(*authenticator, *by, at),

@@ -6,6 +6,7 @@ use crate::{
     Account, ApprovalId, AuthenticatorId, RelyingPartyId, Timestamp,
     answer::{Decision, VerifiedAnswer},
     command::Refusal,
+    enrolment::Enrolment,
     event::{ApprovalRefused, ApprovalRequested, Event, Idempotency, Question, RefusedBecause, Request},
     limits,
     number::MatchNumber,
@@ -315,7 +316,7 @@ impl Account {
         self.approvals.iter().filter(|approval| approval.ending.is_none())
     }
 
-    /// Whether a number is live, or was so lately that it must rest.
+    /// Whether a number is live, on the page of a sign-in or of an enrolment, or was so lately that it must rest.
     pub fn number_is_taken(&self, number: MatchNumber, now: Timestamp) -> bool {
         self.recent_numbers(number.digits(), now).any(|taken| taken == number)
     }
@@ -329,9 +330,10 @@ impl Account {
 
     fn recent_numbers(&self, digits: u8, now: Timestamp) -> impl Iterator<Item = MatchNumber> {
         let live = self.live_approvals().filter_map(|one| one.issued.as_ref()).map(|issued| issued.number);
+        let on_trial = self.live_enrolments().filter_map(Enrolment::trial_number);
         let resting =
             self.numbers.iter().filter(move |(_, live_until)| live_until.plus(limits::NUMBER_REST) > now);
-        live.chain(resting.map(|(number, _)| *number)).filter(move |number| number.digits() == digits)
+        live.chain(on_trial).chain(resting.map(|(number, _)| *number)).filter(move |number| number.digits() == digits)
     }
 
     /// The approval that a request with this idempotency key made.

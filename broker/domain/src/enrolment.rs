@@ -12,6 +12,7 @@ use crate::{
         TrialRequested,
     },
     limits,
+    number::MatchNumber,
 };
 
 /// An enrolment as it stands.
@@ -77,6 +78,14 @@ impl Enrolment {
     /// Whether anything can still come of it.
     pub fn is_live(&self) -> bool {
         matches!(self.stage, Stage::CodeWaits | Stage::OnTrial { .. })
+    }
+
+    /// The number that its page shows, while it does.
+    pub(crate) fn trial_number(&self) -> Option<MatchNumber> {
+        match &self.stage {
+            Stage::OnTrial { question, .. } => Some(question.number),
+            _ => None,
+        }
     }
 
     /// Whether this very trial answer ended it.
@@ -148,6 +157,9 @@ pub(crate) fn complete(
     room_for_an_authenticator(account)?;
     if account.authenticators().any(|one| one.key == *claim.key()) {
         return Err(Refusal::KeyAlreadyBound);
+    }
+    if account.number_is_taken(question.number, now) {
+        return Err(Refusal::NumberTaken);
     }
     Ok(vec![
         Event::AuthenticatorBound(AuthenticatorBound {
@@ -245,6 +257,14 @@ impl Account {
 
     fn bound_by(&self, authenticator: AuthenticatorId, claim_hash: [u8; 32]) -> bool {
         self.authenticator(authenticator).is_some_and(|one| one.claim_hash == claim_hash)
+    }
+
+    /// Done or failed: its number rests from now on.
+    pub(crate) fn end_enrolment(&mut self, id: EnrolmentId, stage: Stage, at: Timestamp) {
+        if let Some(enrolment) = self.enrolments.iter_mut().find(|one| one.id == id) {
+            self.numbers.extend(enrolment.trial_number().map(|number| (number, at)));
+            enrolment.stage = stage;
+        }
     }
 
     pub(crate) fn change_enrolment(&mut self, id: EnrolmentId, change: impl FnOnce(&mut Enrolment)) {

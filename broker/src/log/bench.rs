@@ -108,14 +108,14 @@ fn bare_appends(
 ) -> Result<f64, io::Error> {
     let (started, mut written) = (now(), 0_u32);
     let mut batch = Vec::new();
-    while now() - started < round {
+    while now().saturating_sub(started) < round {
         batch.clear();
         (0..waiting).for_each(|_| batch.extend_from_slice(record));
         file.write_all(&batch)?;
         file.sync_data()?;
         written += u32::try_from(waiting).unwrap_or(u32::MAX);
     }
-    Ok(f64::from(written) / (now() - started).as_secs_f64())
+    Ok(f64::from(written) / now().saturating_sub(started).as_secs_f64())
 }
 
 /// Runs as many tasks as appends wait, each of which appends until it is told to stop, and counts.
@@ -137,7 +137,7 @@ where
     }
     let started = now();
     std::thread::sleep(round);
-    let (counted, took) = (count.load(Ordering::Relaxed), now() - started);
+    let (counted, took) = (count.load(Ordering::Relaxed), now().saturating_sub(started));
     stop.store(true, Ordering::Relaxed);
     runtime.block_on(async {
         while let Some(ended) = tasks.join_next().await {

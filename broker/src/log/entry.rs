@@ -323,7 +323,7 @@ mod tests {
     #[test]
     fn a_streams_text_is_what_it_always_was() {
         let stream = StreamId::new(StreamKind::RelyingParty, *b"0123456789abcdef");
-        assert_eq!(stream.to_string(), "relying-party/1g64rk6d1n6gvke1s6cc9khr36");
+        assert_eq!(stream.to_string(), "relying-party/1g64s36d1n6rvkgeb1c9hp8sb6");
         let least = StreamId::new(StreamKind::Account, 1_u128.to_be_bytes());
         assert_eq!(least.to_string(), "account/00000000000000000000000001");
     }

@@ -155,11 +155,7 @@ impl EntryHeader {
 pub(crate) fn decode_entry(bytes: &Bytes, position: Position) -> Result<Entry, Malformed> {
     let header = EntryHeader::decode(bytes, position)?;
     let mut read = Reader(&bytes[ENTRY_HEADER_BYTES..]);
-    let mut events = Vec::with_capacity(usize::from(header.events));
-    for _ in 0..header.events {
-        let event = decode_event(bytes, &mut read).ok_or(Malformed("an event of it is cut short"))?;
-        events.push(event.ok_or(Malformed("an event of it has flags unknown to this program"))?);
-    }
+    let events = (0..header.events).map(|_| decode_event(bytes, &mut read)).collect::<Result<_, _>>()?;
     if !read.0.is_empty() {
         return Err(Malformed("there are bytes behind its events"));
     }
@@ -168,18 +164,18 @@ pub(crate) fn decode_entry(bytes: &Bytes, position: Position) -> Result<Entry, M
     Ok(Entry { position, stream, version, previous, recorded_at_ms, events })
 }
 
-/// The outer `None` means cut short, the inner one flags that are not known.
-fn decode_event(entry: &Bytes, read: &mut Reader<'_>) -> Option<Option<EventRecord>> {
-    let (kind, version, flags) = (read.u32()?, read.u32()?, read.u8()?);
-    let (body, sealed) = (read.u32()? as usize, read.u32()? as usize);
-    let (body, sealed) = (read.slice(body)?, read.slice(sealed)?);
-    Some((flags <= 1).then(|| EventRecord {
-        kind,
-        version,
-        may_ignore: flags == 1,
-        body: entry.slice_ref(body),
-        sealed: entry.slice_ref(sealed),
-    }))
+fn decode_event(entry: &Bytes, read: &mut Reader<'_>) -> Result<EventRecord, Malformed> {
+    let fields = (|| {
+        let (kind, version, flags) = (read.u32()?, read.u32()?, read.u8()?);
+        let (body, sealed) = (read.u32()? as usize, read.u32()? as usize);
+        Some((kind, version, flags, read.slice(body)?, read.slice(sealed)?))
+    })();
+    let (kind, version, flags, body, sealed) = fields.ok_or(Malformed("an event of it is cut short"))?;
+    if flags > 1 {
+        return Err(Malformed("an event of it has flags that are not known to this program"));
+    }
+    let (body, sealed) = (entry.slice_ref(body), entry.slice_ref(sealed));
+    Ok(EventRecord { kind, version, may_ignore: flags == 1, body, sealed })
 }
 
 /// Takes bounded pieces from the front of bytes that may be anything.

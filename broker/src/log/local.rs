@@ -146,7 +146,7 @@ impl LocalLog {
             heads_at,
         };
         spawn("log-store", config, {
-            let at_work = AtWork { working: Arc::clone(&working), _lock: Arc::clone(&lock) };
+            let at_work = AtWork { lock: Some(Arc::clone(&lock)), working: Arc::clone(&working) };
             move || keep(keeper, at_work)
         })?;
         let committer = Committer {
@@ -157,7 +157,7 @@ impl LocalLog {
             head,
             batch_bytes_max: config.batch_bytes_max,
         };
-        let at_work = AtWork { working, _lock: lock };
+        let at_work = AtWork { lock: Some(lock), working };
         let spawned = spawn("log-writer", config, move || write(committer, &fault, at_work));
         // Without its writer, the store's thread has no work.
         spawned.inspect_err(|_| recent.stop())?;
@@ -172,15 +172,17 @@ impl Drop for LocalLog {
     }
 }
 
-/// A thread of the log; the log stays locked while there is one.
+/// A thread of the log. The log stays locked while there is one.
 #[derive(Debug)]
 struct AtWork {
+    lock: Option<Arc<Lock>>,
     working: Arc<watch::Sender<usize>>,
-    _lock: Arc<Lock>,
 }
 
 impl Drop for AtWork {
+    /// In this order: who is told that the log is closed may open it again.
     fn drop(&mut self) {
+        self.lock = None;
         self.working.send_modify(|working| *working -= 1);
     }
 }

@@ -156,7 +156,7 @@ mod tests {
             &[7; 16],
             &[0, 0, 0, 0, 0, 0, 0, 1],
             b"some heads",
-            &[0xe7, 0x8d, 0x37, 0x6a],
+            &[0x05, 0x98, 0x87, 0x4b],
         ];
         assert_eq!(bytes, expected.concat());
     }

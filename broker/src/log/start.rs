@@ -19,7 +19,7 @@ use bytes::Bytes;
 
 use super::entry::{Entry, Position};
 use super::error::{Damage, DiskError, StartError};
-use super::format::{ENTRY_LENGTH_BYTES, EntryHeader, decode_entry, split_entries};
+use super::format::{EntryHeader, decode_entry, split_entries};
 use super::heads::Heads;
 use super::journal::disk::OsDisk;
 use super::journal::format::JournalId;

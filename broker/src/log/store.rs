@@ -135,7 +135,11 @@ impl Store {
 impl Drop for Store {
     fn drop(&mut self) {
         let sled = self.sled.take();
-        if let Err(error) = guarded(|| Ok(drop(sled))) {
+        let dropped = guarded(|| {
+            drop(sled);
+            Ok(())
+        });
+        if let Err(error) = dropped {
             tracing::warn!(%error, "the store was not left in order");
         }
     }

@@ -14,7 +14,7 @@ use countersign_domain::{
 use serde::{Deserialize, Serialize};
 
 /// The name of its snapshot in the log.
-pub const SNAPSHOT: &str = "index.v1";
+pub const SNAPSHOT: &str = "index-v1";
 
 /// What is live, and how to find it.
 #[derive(Debug, Default)]

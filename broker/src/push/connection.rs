@@ -11,7 +11,10 @@ use std::{
 use bytes::Bytes;
 use reqwest::{Certificate, Client, Method, Request, Response, Url, header::HeaderMap};
 
-use super::settings::{SetupError, read_ca_file};
+use super::{
+    Error,
+    settings::{SetupError, read_ca_file},
+};
 
 /// Longer to connect than this is a failed attempt.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
@@ -103,6 +106,12 @@ struct Current {
 /// No answer: what happened, in words without address, header or body.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Unanswered(pub(super) String);
+
+impl From<Unanswered> for Error {
+    fn from(Unanswered(reason): Unanswered) -> Self {
+        Self::Unreachable { reason }
+    }
+}
 
 impl Connection {
     pub(super) fn new(recipe: &Recipe) -> Result<Self, SetupError> {

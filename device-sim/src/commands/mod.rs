@@ -1,3 +1,8 @@
 //! The subcommands of `device-sim`.
 
+mod big;
+pub(crate) mod enrol;
+pub(crate) mod login;
+pub(crate) mod phone;
 pub(crate) mod push_services;
+mod terminal;

@@ -195,9 +195,13 @@ fn effect(spec: &FaultSpec) -> Result<Effect, SpecError> {
 
 fn answer(spec: &FaultSpec) -> Result<Effect, SpecError> {
     match (spec.status, spec.reason, spec.on) {
-        (Some(status), None, _) => {
-            let is_known = Reason::ALL.iter().any(|reason| reason.status().as_u16() == status)
-                || ErrorCode::ALL.iter().any(|code| code.status().as_u16() == status);
+        (Some(status), None, on) => {
+            let (apns, fcm) = (Reason::of_status(status).is_some(), ErrorCode::of_status(status).is_some());
+            let is_known = match on {
+                None => apns || fcm,
+                Some(Place::Apns) => apns,
+                Some(Place::Fcm | Place::FcmToken) => fcm,
+            };
             if is_known { Ok(Effect::Status(status)) } else { Err(SpecError::UnknownStatus(status)) }
         }
         (None, Some(ReasonName::Apns(reason)), None | Some(Place::Apns)) => Ok(Effect::Apns(reason)),

@@ -2,10 +2,10 @@
 //!
 //! Three answers to the kernel carry the whole design:
 //!
-//! - `FOPEN_DIRECT_IO` on every file: reads and writes go past the page cache. Each `write(2)` arrives here, in
-//!   order, before it returns; nothing of a killed process waits in the kernel; after a cut no stale page can
-//!   be read. It also makes the kernel refuse `mmap(MAP_SHARED)` (ENODEV), the one way to dirty a page that
-//!   would be written back after its process died.
+//! - `FOPEN_DIRECT_IO` on every file: reads and writes go past the page cache. Each `write(2)` arrives here,
+//!   in order, before it returns; nothing of a killed process waits in the kernel; after a cut no stale page
+//!   can be read. It also makes the kernel refuse `mmap(MAP_SHARED)` (ENODEV), the one way to dirty a page
+//!   that would be written back after its process died.
 //! - `FOPEN_NOFLUSH`: `close` sends nothing. A process that is killed while the file system is frozen must be
 //!   able to close its files, or it could not die.
 //! - A lifetime of zero for names and attributes, so that a cut needs no invalidation.

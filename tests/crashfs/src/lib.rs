@@ -36,14 +36,14 @@
 //!
 //! [`CrashFs::crash`] does in the right order what can also be done step by step: kill the process, but do
 //! **not** wait for it; [`cut`](CrashFs::cut) or [`release`](CrashFs::release), which answers what is held
-//! with EIO; wait for the process; [`thaw`](CrashFs::thaw). To wait first would be to wait for ever: a process
-//! does not die while the kernel waits for an answer on its behalf.
+//! with EIO; wait for the process; [`thaw`](CrashFs::thaw). To wait first would be to wait for ever: a
+//! process does not die while the kernel waits for an answer on its behalf.
 //!
 //! # The crate
 //!
 //! [`CrashFs`] here is the harness' side. Every operation of the kernel comes in by `fuse`, goes through
-//! `gate`, which holds and fails what `watch` looks out for, and takes effect in `tree`, which knows nothing of
-//! FUSE. `mount` puts it in place and takes it away, and `leftover` what a killed harness left.
+//! `gate`, which holds and fails what `watch` looks out for, and takes effect in `tree`, which knows
+//! nothing of FUSE. `mount` puts it in place and takes it away, and `leftover` what a killed harness left.
 
 mod fuse;
 mod gate;
@@ -141,8 +141,8 @@ impl CrashFs {
         })
     }
 
-    /// Mounts an empty file system; the directory is made if need be. Mounts that killed harnesses left, there or
-    /// elsewhere, are removed; one that is alive is an error.
+    /// Mounts an empty file system; the directory is made if need be. Mounts that killed harnesses left,
+    /// there or elsewhere, are removed; one that is alive is an error.
     pub fn mount(dir: impl AsRef<Path>, options: Options) -> Result<Self, Error> {
         let Options { strict_dirs, capacity_bytes } = options;
         let gate =
@@ -182,9 +182,9 @@ impl CrashFs {
         self.gate.release();
     }
 
-    /// The power cut. Switches off as [`release`](Self::release) does, forgets what the mode says, and makes
-    /// the volatile view equal to the durable one. Files that are still open answer EIO from now on, even after
-    /// [`thaw`](Self::thaw).
+    /// The power cut. Switches off as [`release`](Self::release) does, forgets what the mode says, and
+    /// makes the volatile view equal to the durable one. Files that are still open answer EIO from now on,
+    /// even after [`thaw`](Self::thaw).
     pub fn cut(&self, mode: CutMode, seed: u64) -> CutReport {
         self.gate.cut(mode, seed)
     }
@@ -284,8 +284,8 @@ impl Faults<'_> {
         self.gate.state().tree.used_bytes()
     }
 
-    /// Turns fsync off and on: while it is off, every fsync, fdatasync and `O_DSYNC` answers success and makes
-    /// nothing durable. With this a test must find losses, or it cannot find any.
+    /// Turns fsync off and on: while it is off, every fsync, fdatasync and `O_DSYNC` answers success and
+    /// makes nothing durable. With this a test must find losses, or it cannot find any.
     pub fn ignore_syncs(self, ignored: bool) {
         self.gate.state().tree.rules.syncs_ignored = ignored;
     }

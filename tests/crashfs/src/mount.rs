@@ -94,8 +94,8 @@ impl Mount {
 
 impl Drop for Mount {
     fn drop(&mut self) {
-        // FORCE aborts the connection: whoever still waits for an answer or has a file open gets an error, and
-        // the threads end. DETACH removes the mount although it is busy.
+        // FORCE aborts the connection: whoever still waits for an answer or has a file open gets an error,
+        // and the threads end. DETACH removes the mount although it is busy.
         let gone = unmount(&self.dir, UnmountFlags::FORCE | UnmountFlags::DETACH).is_ok();
         if let Some(session) = self.session.take()
             && gone
@@ -114,7 +114,8 @@ fn open_device() -> Result<File, Reason> {
     }
 }
 
-/// Makes the mount point and returns its full path. What killed harnesses left mounted goes, here and elsewhere.
+/// Makes the mount point and returns its full path. What killed harnesses left mounted goes, here and
+/// elsewhere.
 fn prepare(dir: &Path) -> Result<PathBuf, Error> {
     let failed = |source| Error::Directory { dir: dir.to_owned(), source };
     let no_name = || io::Error::new(io::ErrorKind::InvalidInput, "a mount point needs a name of its own");

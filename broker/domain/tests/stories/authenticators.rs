@@ -14,7 +14,7 @@ use countersign_envelope::payload_type;
 use countersign_proto::v1;
 use prost::Message;
 
-use crate::cast::{BROKER_ID, Phone, SHOP, Story, account_with, at, fcm, given};
+use crate::cast::{BROKER_ID, Phone, SHOP, SignIn, Story, account_with, at, fcm, given, waiting};
 
 fn with(phone: &Phone) -> Given<Account> {
     given(account_with(&[phone])).at(at(100))
@@ -266,6 +266,23 @@ fn a_revoked_phone_is_refused_and_the_others_are_told() {
         VerifiedUnenrol::verify(story.account(), BROKER_ID, &one.unenrols(1)),
         Err(Error::Unauthentic)
     );
+}
+
+#[test]
+fn a_phone_is_asked_about_what_it_was_active_for_as_long_as_it_is() {
+    let [early, late] = Phone::both();
+    let it = SignIn::new(1, "42", at(100));
+    let mut history = waiting(&[&early], &[&it]);
+    history.extend(late.enrolled(at(110)));
+    let may_answer = |history: Vec<_>, phone: &Phone| {
+        let story = given(history);
+        let account = story.account();
+        account.authenticator(phone.id).unwrap().may_answer(account.approval(it.id()).unwrap())
+    };
+    assert!(may_answer(history.clone(), &early));
+    assert!(!may_answer(history.clone(), &late));
+    history.push((at(120), early.revoked()));
+    assert!(!may_answer(history, &early));
 }
 
 #[test]

@@ -11,3 +11,4 @@ mod relying_party;
 mod rules;
 mod secrets;
 mod trial;
+mod vectors;

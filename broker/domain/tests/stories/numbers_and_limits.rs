@@ -166,17 +166,24 @@ fn wrong_numbers_further_apart_pause_nothing() {
 }
 
 #[test]
-fn after_a_pause_the_count_starts_anew() {
-    let mut story = ready();
+fn a_pause_answers_the_wrong_numbers_before_it_and_the_count_starts_anew() {
+    // What was waiting when push was paused can still be mistyped.
+    let phone = Phone::ed25519(1);
+    let waits = [10, 11, 12].map(|n| SignIn::new(n, &n.to_string(), at(100)));
+    let mut story = given(waiting(&[&phone], &waits.each_ref()));
     for n in 1..=3 {
-        (story, _) = mistyped(story, n, at(100));
+        let paused;
+        (story, paused) = mistyped(story, n, at(101));
+        assert_eq!(paused.is_some(), n == 3);
     }
-    let (story, paused) = mistyped(story, 4, at(1_000));
-    assert_eq!(paused, None);
-    let (story, paused) = mistyped(story, 5, at(1_001));
-    assert_eq!(paused, None);
-    let (_, paused) = mistyped(story, 6, at(1_002));
-    assert_eq!(paused, Some(at(1_902)));
+    for (n, it) in waits.iter().enumerate() {
+        let answer = phone.approves(it, "99");
+        let mut expected = vec![it.number_wrong(&phone, &answer)];
+        if n == 2 {
+            expected.push(Event::PushPaused { until: at(150 + 900) });
+        }
+        story = story.at(at(150)).when_answered(&answer).then(&expected);
+    }
 }
 
 #[test]

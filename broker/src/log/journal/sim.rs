@@ -1,6 +1,8 @@
 //! A disk for tests: it keeps apart what was written and what was made durable, and at a power cut forgets,
 //! keeps or tears, sector by sector, what was not. It fills up, and it fails, on command.
 
+#![expect(clippy::cast_possible_truncation, reason = "tests run where a usize has 64 bits")]
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::path::{Path, PathBuf};

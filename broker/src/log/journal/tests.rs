@@ -1,5 +1,7 @@
 //! The journal on a disk that forgets, tears, fills up and fails.
 
+#![expect(clippy::cast_possible_truncation, reason = "tests run where a usize has 64 bits")]
+
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;

@@ -21,7 +21,7 @@ use super::reader::JournalReader;
 use super::segment::segment_name;
 
 /// How much room a segment is given at a time.
-const GROW_BYTES: u64 = 1024 * 1024;
+const GROW_BYTES: usize = 1024 * 1024;
 /// The longest record that room is made behind.
 const GROW_FOR_RECORDS_MAX: usize = 64 * 1024;
 
@@ -211,8 +211,8 @@ impl OpenSegment {
 
     /// Makes room for records to come. That there is none is not their problem yet.
     fn grow(&mut self, limit: u64) -> Result<(), CommitError> {
-        static ZEROS: [u8; GROW_BYTES as usize] = [0; GROW_BYTES as usize];
-        let bytes = limit.saturating_sub(self.grown_to).min(GROW_BYTES);
+        static ZEROS: [u8; GROW_BYTES] = [0; GROW_BYTES];
+        let bytes = limit.saturating_sub(self.grown_to).min(GROW_BYTES as u64);
         match self.file.write_at(&ZEROS[..usize::try_from(bytes).unwrap_or(0)], self.grown_to) {
             Ok(()) => {
                 self.grown_to += bytes;

@@ -3,7 +3,6 @@
 use std::{fmt, sync::Arc};
 
 use async_trait::async_trait;
-use bytes::Bytes;
 use countersign_domain::{
     Timestamp,
     event::{PushServiceKind, PushTarget},
@@ -21,7 +20,7 @@ use super::{
 };
 use crate::push::{
     Accepted, Error, PushMessage, PushService,
-    connection::{Connection, Unanswered, body, printable},
+    connection::{Connection, body, printable},
     payload,
 };
 
@@ -50,21 +49,15 @@ pub struct Apns {
     tokens: Arc<ProviderTokens>,
     /// Where device tokens are put behind: `https://<host>/3/device/`.
     devices: String,
-    /// What all requests have in common.
-    headers: HeaderMap,
+    topic: HeaderValue,
 }
 
 impl Apns {
     pub(super) fn new(connection: Connection, tokens: Arc<ProviderTokens>, settings: &Settings) -> Self {
         let topic = HeaderValue::from_str(settings.topic.as_str())
             .expect("a topic has letters, digits, dots and hyphens only");
-        let headers = HeaderMap::from_iter([
-            (APNS_TOPIC, topic),
-            (APNS_PUSH_TYPE, HeaderValue::from_static("alert")),
-            (CONTENT_TYPE, HeaderValue::from_static("application/json")),
-        ]);
         let devices = format!("{}/3/device/", settings.endpoint.address());
-        Self { connection, tokens, devices, headers }
+        Self { connection, tokens, devices, topic }
     }
 
     fn url(&self, target: &PushTarget) -> Result<Url, Error> {
@@ -79,39 +72,46 @@ impl Apns {
             .map_err(|_| Error::Refused { reason: "the endpoint is no address".to_owned() })
     }
 
-    fn headers(&self, target: &PushTarget, message: &PushMessage) -> Result<HeaderMap, Error> {
+    fn headers(
+        &self,
+        target: &PushTarget,
+        message: &PushMessage,
+        bearer: &HeaderValue,
+    ) -> Result<HeaderMap, Error> {
         if message.id.is_empty() || message.id.len() > COLLAPSE_ID_BYTES_MAX {
             return Err(Error::Refused { reason: "the id is not 1 to 64 bytes long".to_owned() });
         }
-        let collapse_id = once(&message.id)?;
-        let mut headers = self.headers.clone();
-        headers.insert(APNS_ID, once(&apns_id(target, message))?);
-        headers.insert(APNS_COLLAPSE_ID, collapse_id);
-        headers.insert(APNS_EXPIRATION, once(&payload::seconds(message.expires_at).to_string())?);
         let priority = if message.kind.is_urgent() { PRIORITY_NOW } else { PRIORITY_POWER };
+        let mut headers = HeaderMap::with_capacity(8);
+        headers.insert(AUTHORIZATION, bearer.clone());
+        headers.insert(APNS_TOPIC, self.topic.clone());
+        headers.insert(APNS_PUSH_TYPE, HeaderValue::from_static("alert"));
         headers.insert(APNS_PRIORITY, priority);
+        headers.insert(APNS_EXPIRATION, once(&payload::seconds(message.expires_at).to_string())?);
+        headers.insert(APNS_COLLAPSE_ID, once(&message.id)?);
+        headers.insert(APNS_ID, once(&apns_id(target, message))?);
+        headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
         Ok(headers)
     }
 
     /// Offers the push with this provider token.
     async fn offer(
         &self,
-        url: Url,
-        mut headers: HeaderMap,
-        payload: Bytes,
-        bearer: HeaderValue,
+        target: &PushTarget,
+        message: &PushMessage,
+        bearer: &HeaderValue,
         now: Timestamp,
     ) -> Result<Accepted, Verdict> {
-        headers.insert(AUTHORIZATION, bearer);
-        let unreachable = |Unanswered(reason)| Verdict::Final(Error::Unreachable { reason });
-        let response = self.connection.post(url, headers, payload).await.map_err(unreachable)?;
+        let url = self.url(target)?;
+        let headers = self.headers(target, message, bearer)?;
+        let response = self.connection.post(url, headers, payload::apns(message)).await?;
         let status = response.status();
         if status == StatusCode::OK {
             let id = response.headers().get(APNS_ID).and_then(|id| id.to_str().ok());
             return Ok(Accepted { push_id: printable(id.unwrap_or_default(), PUSH_ID_BYTES_MAX) });
         }
         let headers = response.headers().clone();
-        let body = body(response).await.map_err(unreachable)?;
+        let body = body(response).await?;
         Err(verdict(status, &headers, &body, now))
     }
 }
@@ -124,19 +124,15 @@ impl PushService for Apns {
         message: &PushMessage,
         now: Timestamp,
     ) -> Result<Accepted, Error> {
-        let url = self.url(target)?;
-        let headers = self.headers(target, message)?;
-        let payload = payload::apns(message);
         let bearer = self.tokens.current(now)?;
-        let first = self.offer(url.clone(), headers.clone(), payload.clone(), bearer.clone(), now).await;
-        let verdict = match first {
+        let answer = match self.offer(target, message, &bearer, now).await {
             Err(Verdict::TokenExpired) => {
                 let renewed = self.tokens.after_expired(&bearer, now)?;
-                self.offer(url, headers, payload, renewed, now).await
+                self.offer(target, message, &renewed, now).await
             }
-            other => other,
+            answer => answer,
         };
-        verdict.map_err(|verdict| match verdict {
+        answer.map_err(|verdict| match verdict {
             Verdict::Final(error) => error,
             Verdict::TokenExpired => expired_too_early(),
         })

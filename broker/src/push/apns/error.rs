@@ -6,7 +6,11 @@ use countersign_domain::Timestamp;
 use reqwest::{StatusCode, header::HeaderMap};
 use serde::Deserialize;
 
-use crate::push::{Error, connection::printable, retry::retry_after};
+use crate::push::{
+    Error,
+    connection::{Unanswered, printable},
+    retry::retry_after,
+};
 
 /// Reasons are single words; a longer one is cut.
 const REASON_BYTES_MAX: usize = 64;
@@ -18,6 +22,18 @@ pub(super) enum Verdict {
     Final(Error),
     /// The provider token is too old: the same push is taken with a new one.
     TokenExpired,
+}
+
+impl From<Error> for Verdict {
+    fn from(error: Error) -> Self {
+        Self::Final(error)
+    }
+}
+
+impl From<Unanswered> for Verdict {
+    fn from(unanswered: Unanswered) -> Self {
+        Self::Final(unanswered.into())
+    }
 }
 
 /// What a reason means.

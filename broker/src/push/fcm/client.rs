@@ -20,7 +20,7 @@ use super::{
 };
 use crate::push::{
     Accepted, Error, HttpsUrl, PushMessage, PushService,
-    connection::{Connection, Unanswered, body, printable},
+    connection::{Connection, body, printable},
     payload,
 };
 
@@ -57,11 +57,9 @@ impl Fcm {
             (CONTENT_TYPE, HeaderValue::from_static("application/json")),
             (AUTHORIZATION, bearer),
         ]);
-        let unreachable = |Unanswered(reason)| Verdict::Final(Error::Unreachable { reason });
-        let response =
-            self.connection.post(self.send.clone(), headers, message).await.map_err(unreachable)?;
+        let response = self.connection.post(self.send.clone(), headers, message).await?;
         let (status, headers) = (response.status(), response.headers().clone());
-        let body = body(response).await.map_err(unreachable)?;
+        let body = body(response).await?;
         if status == StatusCode::OK {
             let name = serde_json::from_slice(&body).map(|Sent { name }| printable(&name, PUSH_ID_BYTES_MAX));
             return Ok(Accepted { push_id: name.unwrap_or_default() });
@@ -83,14 +81,14 @@ impl PushService for Fcm {
         }
         let bearer = self.tokens.current(now).await?;
         let body = payload::fcm(target.token(), message, now);
-        let verdict = match self.offer(body.clone(), bearer.clone(), now).await {
+        let answer = match self.offer(body.clone(), bearer.clone(), now).await {
             Err(Verdict::TokenRefused) => {
                 let renewed = self.tokens.after_refused(&bearer, now).await?;
                 self.offer(body, renewed, now).await
             }
-            other => other,
+            answer => answer,
         };
-        verdict.map_err(|verdict| match verdict {
+        answer.map_err(|verdict| match verdict {
             Verdict::Final(error) => error,
             Verdict::TokenRefused => token_not_taken(),
         })

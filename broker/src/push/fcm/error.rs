@@ -10,7 +10,11 @@ use reqwest::{StatusCode, header::HeaderMap};
 use serde::Deserialize;
 use serde_json::Value;
 
-use crate::push::{Error, connection::printable, retry::retry_after};
+use crate::push::{
+    Error,
+    connection::{Unanswered, printable},
+    retry::retry_after,
+};
 
 /// Codes and fields are short; longer ones are cut.
 const WORD_BYTES_MAX: usize = 64;
@@ -25,6 +29,18 @@ pub(super) enum Verdict {
     Final(Error),
     /// The access token is not taken: the same push may be with a new one.
     TokenRefused,
+}
+
+impl From<Error> for Verdict {
+    fn from(error: Error) -> Self {
+        Self::Final(error)
+    }
+}
+
+impl From<Unanswered> for Verdict {
+    fn from(unanswered: Unanswered) -> Self {
+        Self::Final(unanswered.into())
+    }
 }
 
 #[derive(Default, Deserialize)]

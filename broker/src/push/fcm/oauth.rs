@@ -30,6 +30,8 @@ const RENEWED_AHEAD: Duration = Duration::from_secs(5 * 60);
 const MARGIN: Duration = Duration::from_secs(10);
 /// Tokens that FCM refuses are replaced, but no more often than this: then it is not the token.
 const REPLACED_AT_MOST_EVERY: Duration = Duration::from_secs(60);
+/// A token that is said to live for less is used for so long all the same, or each push would ask for another.
+const LIFE_MIN: Duration = Duration::from_secs(60);
 /// The token endpoint is left alone so long after a failure, if it does not say how long.
 const PAUSE: Duration = Duration::from_secs(2);
 /// The same after a refusal, which an operator must mend first.
@@ -191,7 +193,7 @@ impl AccessTokens {
             let mut bearer = HeaderValue::try_from(format!("Bearer {}", granted.access_token))
                 .map_err(|_| refused("the token endpoint answered a token that fits no header"))?;
             bearer.set_sensitive(true);
-            let expires_at = now.plus(Duration::from_secs(granted.expires_in));
+            let expires_at = now.plus(Duration::from_secs(granted.expires_in).max(LIFE_MIN));
             return Ok(Current { bearer, issued_at: now, expires_at });
         }
         let code = serde_json::from_slice(&body).map_or_else(

@@ -36,7 +36,7 @@ impl Complaints {
     }
 
     /// How many like it were kept back since it was said last, if it is time to say it.
-    fn due(&mut self, reason: &str, now: Timestamp) -> Option<u64> {
+    pub(super) fn due(&mut self, reason: &str, now: Timestamp) -> Option<u64> {
         if let Some(said) = self.said.get_mut(reason) {
             if said.at.until(now) < QUIET {
                 said.kept_back += 1;

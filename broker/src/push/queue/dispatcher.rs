@@ -96,13 +96,14 @@ impl<I: Send + 'static> Dispatcher<I> {
                 attempts.push(attempt(waiting, connection, service, now, self.attempt_timeout));
             }
             tokio::select! {
+                // Retries first: under load there is always another answer.
                 biased;
+                Some(waiting) = retries.next() => ready.push_back(waiting),
                 Some(attempted) = attempts.next() => {
                     if let Some((delay, waiting)) = self.settle(attempted) {
                         retries.push(after(delay, waiting));
                     }
                 }
-                Some(waiting) = retries.next() => ready.push_back(waiting),
                 job = jobs.recv(), if open && self.has_room() => match job {
                     Some(queued) => ready.push_back(Waiting::new(queued)),
                     None => open = false,
@@ -170,6 +171,10 @@ impl<I: Send + 'static> Dispatcher<I> {
             }
             Err(Error::Dead { reason, since }) => {
                 tracing::debug!(%service, kind, id, reason, "the push target is dead");
+                // Apps are removed every day. Many at once are another matter: a wrong endpoint or project.
+                if let Some(kept_back) = self.complaints.due(&reason, now) {
+                    tracing::info!(%service, reason, kept_back, "push targets are dead");
+                }
                 let target_hash = job.target.hash();
                 self.end(waiting.queued, Outcome::Dead { target_hash, since, reason });
                 return None;

@@ -119,14 +119,15 @@ struct Running {
 /// The clock goes with tokio's; jitter is always half of the window.
 fn start(services: Vec<Service>) -> Running {
     let (report, reports) = mpsc::unbounded_channel();
-    Running { pusher: start_with(services, Arc::new(report)), reports }
+    let report: Arc<dyn Report<u32>> = Arc::new(report);
+    Running { pusher: start_with(services, &report), reports }
 }
 
-fn start_with(services: Vec<Service>, report: Arc<dyn Report<u32>>) -> Pusher<u32> {
+fn start_with(services: Vec<Service>, report: &Arc<dyn Report<u32>>) -> Pusher<u32> {
     let begun = Instant::now();
     let clock: Clock = Arc::new(move || START.plus(begun.elapsed()));
     let random: Random = Arc::new(|| u64::MAX / 2);
-    Pusher::start(services, &report, &clock, &random)
+    Pusher::start(services, report, &clock, &random)
 }
 
 fn job(kind: PushServiceKind, id: u32) -> Job<u32> {
@@ -384,6 +385,40 @@ async fn pushes_that_wait_on_a_connection_that_falls_silent_go_elsewhere() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_connection_that_has_fallen_silent_is_risked_one_push_at_a_time() {
+    let silent = Fake::new(|attempt, _| if attempt == 0 { Act::Accept } else { Act::Hang });
+    let mut running = start(vec![service(PushServiceKind::Apns, &[&silent], settings())]);
+    for id in 0..20 {
+        running.pusher.enqueue(apns(id)).unwrap();
+    }
+    running.accepted(1).await;
+    tokio::time::sleep(11 * SECOND).await;
+    assert_eq!(silent.under_way_max(), 19, "as many as there were when it was good");
+    assert_eq!(silent.under_way.load(Ordering::SeqCst), 1);
+    for _ in 0..19 {
+        let (_, outcome) = running.next().await;
+        assert!(
+            matches!(&outcome, Outcome::Failed { reason } if reason == "no answer within 10 s"),
+            "{outcome:?}"
+        );
+        assert!(silent.under_way.load(Ordering::SeqCst) <= 1);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn all_connections_are_kept_in_use_when_there_is_little_to_do() {
+    let connections: Vec<_> = (0..3).map(|_| Fake::new(|_, _| Act::Accept)).collect();
+    let connections: Vec<_> = connections.iter().collect();
+    let mut running = start(vec![service(PushServiceKind::Apns, &connections, settings())]);
+    for id in 0..30 {
+        running.pusher.enqueue(apns(id)).unwrap();
+        running.accepted(1).await;
+    }
+    let seen: Vec<_> = connections.iter().map(|connection| connection.seen().len()).collect();
+    assert!(seen.iter().all(|count| *count >= 5), "{seen:?}");
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_connection_that_recovers_is_used_again() {
     let recovers = Fake::new(|attempt, _| if attempt < 3 { unreachable() } else { Act::Accept });
     let mut running = start(vec![service(PushServiceKind::Apns, &[&recovers], settings())]);
@@ -415,7 +450,8 @@ async fn a_push_that_nobody_wants_any_more_is_not_tried_again() {
     let (sender, mut reports) = mpsc::unbounded_channel();
     let unwanted = Arc::new(Unwanted { ids: Mutex::default(), reports: sender });
     let services = vec![service(PushServiceKind::Apns, &[&connection], settings())];
-    let pusher = start_with(services, unwanted.clone());
+    let report: Arc<dyn Report<u32>> = unwanted.clone();
+    let pusher = start_with(services, &report);
     pusher.enqueue(apns(1)).unwrap();
     tokio::time::sleep(SECOND).await;
     // Answered meanwhile, on another way.
@@ -423,6 +459,22 @@ async fn a_push_that_nobody_wants_any_more_is_not_tried_again() {
     assert_eq!(reports.recv().await.unwrap(), (1, Outcome::Withdrawn));
     assert_eq!(connection.seen().len(), 1);
     assert_eq!(pusher.pending(), 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_retry_that_is_due_is_not_kept_waiting_by_a_queue_that_never_empties() {
+    let connection = Fake::new(|attempt, _| if attempt == 0 { retry(Some(SECOND)) } else { Act::Accept });
+    let mut running = start(vec![service(PushServiceKind::Apns, &[&connection], settings())]);
+    running.pusher.enqueue(apns(0)).unwrap();
+    let mut id = 0;
+    // Each report is followed by the next job, so that there is always one more.
+    while connection.seen().iter().filter(|(id, _)| id == "0").count() < 2 {
+        id += 1;
+        running.pusher.enqueue(apns(id)).unwrap();
+        running.next().await;
+        tokio::time::advance(Duration::from_millis(10)).await;
+        assert!(connection.begun.elapsed() < 2 * SECOND);
+    }
 }
 
 #[tokio::test(start_paused = true)]

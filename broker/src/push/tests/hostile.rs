@@ -178,7 +178,7 @@ async fn nobody_listening_is_unreachable() {
     }
     match simulated.push_with_token_from(&address).await {
         Err(Error::Retry { reason, .. }) => {
-            assert!(reason.starts_with("no access token: cannot"), "{reason}")
+            assert!(reason.starts_with("no access token: cannot"), "{reason}");
         }
         other => panic!("{other:?}"),
     }

@@ -4,8 +4,8 @@ use std::collections::HashMap;
 
 use super::{Kind, Match, Subject};
 
-/// Operations since the mount, by kind and path. Counted is what a trigger could have stopped at, whether it then
-/// failed or not; what was only held by a freeze is not.
+/// Operations since the mount, by kind and path. Counted is what a trigger could have stopped at, whether
+/// it then failed or not; what was only held by a freeze is not.
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
 pub struct Counters {
     counts: HashMap<(Kind, Subject), u64>,

@@ -85,7 +85,7 @@ fn plays_its_role() {
         Role::SledReader => {
             let db = open_sled(&dir);
             let held = |number: &u64| db.get(number.to_be_bytes()).unwrap().is_some();
-            acknowledge((1..).take_while(held).last().unwrap_or(0));
+            acknowledge((1..=u64::MAX).take_while(held).last().unwrap_or(0));
         }
         Role::Harness => {
             let _fs = CrashFs::mount(&dir, Options::default()).unwrap();

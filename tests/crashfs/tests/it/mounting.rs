@@ -1,12 +1,12 @@
 //! Coming and going.
 
-use std::{fs::File, io::Write, os::unix::fs::FileExt};
+use std::{fs::File, os::unix::fs::FileExt};
 
-use crashfs::{CrashFs, Error, Options};
+use crashfs::{CrashFs, Error, Kind, Options, Trigger};
 
 use crate::{
     child::Role,
-    common::{Disk, errno},
+    common::{Disk, PATIENCE, errno},
 };
 
 fn is_mounted(dir: &std::path::Path) -> bool {
@@ -31,10 +31,11 @@ fn dropping_it_unmounts_it() {
 #[test]
 fn dropping_it_unmounts_it_while_files_are_open_and_operations_are_held() {
     let disk = Disk::new();
-    let (mut file, other) = (disk.create("a", b""), disk.create("b", b""));
-    disk.fs.freeze();
+    let (file, other) = (disk.create("a", b""), disk.create("b", b""));
+    disk.fs.freeze_at(Trigger::before(1, Kind::Write, "a"));
     let dir = disk.fs.dir().to_owned();
-    let writing = std::thread::spawn(move || file.write_all(b"x"));
+    let writing = std::thread::spawn(move || file.write_all_at(b"x", 0));
+    disk.fs.wait_frozen(PATIENCE).unwrap();
     drop(disk);
     assert!(!is_mounted(&dir));
     assert!(writing.join().unwrap().is_err());

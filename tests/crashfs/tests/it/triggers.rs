@@ -11,8 +11,8 @@ use crashfs::{CutMode, Frozen, Kind, Match, Moment, Trigger};
 
 use crate::common::{Disk, PATIENCE, errno};
 
-/// Runs `act` beside the harness until the trigger fires, and cuts. Returns where it stopped and what `act` was
-/// answered.
+/// Runs `act` beside the harness until the trigger fires, and cuts. Returns where it stopped and what `act`
+/// was answered.
 fn cut_at<T: Send>(
     disk: &Disk,
     trigger: Trigger,

@@ -1,0 +1,223 @@
+//! `device-sim login`: a login server and its page in the terminal.
+
+use std::{path::PathBuf, process::ExitCode};
+
+use anyhow::anyhow;
+use clap::Args as ClapArgs;
+use countersign_proto::v1::{self, OutcomeKind, progress};
+use device_sim::{
+    clock::{Clock, Timestamp},
+    login::{ApiKey, Issued, LoginServer, Outcome, Progress, SignIn, Step, Update},
+};
+use serde_json::json;
+use tokio::signal::unix::{SignalKind, signal};
+
+use super::{
+    big,
+    terminal::{self, Ink, Screen, for_programs, in_words, outcome_for_programs, until},
+};
+
+/// Ends with status 0 if the sign-in was approved, 1 if not, 2 if something else went wrong.
+#[derive(Debug, ClapArgs)]
+pub(crate) struct Args {
+    /// The broker's address, such as https://approve.example.org:8443
+    #[arg(long, value_name = "URL")]
+    broker: String,
+    /// Trusts these certificate authorities (PEM) to vouch for the broker
+    #[arg(long, value_name = "FILE")]
+    ca_file: Option<PathBuf>,
+    /// Holds the login server's API key, of the scope sign-in; nobody else may read it
+    #[arg(long, value_name = "FILE")]
+    api_key_file: PathBuf,
+    /// The application that somebody signs in to, as registered with the broker
+    #[arg(long, value_name = "NAME")]
+    application: String,
+    /// Who signs in
+    #[arg(long, value_name = "NAME")]
+    account: String,
+    /// The account's realm, if it is not the relying party's own
+    #[arg(long, value_name = "REALM", default_value = "", hide_default_value = true)]
+    realm: String,
+    /// The browser's IP address
+    #[arg(long, value_name = "ADDRESS", default_value = "198.51.100.7")]
+    ip: String,
+    /// Where the browser is; brokers take it only if they are configured to
+    #[arg(long, value_name = "TEXT", default_value = "", hide_default_value = true)]
+    place: String,
+    /// What the browser is; brokers take it only if they are configured to
+    #[arg(long, value_name = "TEXT", default_value = "", hide_default_value = true)]
+    browser: String,
+    /// How long the phone has; the broker's default if left out
+    #[arg(long, value_name = "SECONDS")]
+    lifetime: Option<u64>,
+    /// Prints one JSON object a line for each event
+    #[arg(long)]
+    json: bool,
+}
+
+pub(crate) async fn run(args: Args) -> anyhow::Result<ExitCode> {
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    let mut terminate = signal(SignalKind::terminate())?;
+    let transport = terminal::transport(&args.broker, args.ca_file.as_deref())?;
+    let login = LoginServer::new(&transport, Some(ApiKey::from_file(&args.api_key_file)?));
+    let mut sign_in = SignIn::new(args.account, args.application).in_realm(args.realm);
+    sign_in.context = v1::Context { source_ip: args.ip, place: args.place, browser: args.browser };
+    sign_in.lifetime = args.lifetime.map(std::time::Duration::from_secs);
+
+    let clock = Clock::new();
+    let mut page = Page { screen: Screen::new(args.json), began_at: clock.now(), waits: None, failure: None };
+    page.asking(&sign_in)?;
+    let outcome = {
+        let asked = login.until_outcome(&sign_in, &clock, |update| page.told(update, clock.now()));
+        tokio::select! {
+            outcome = asked => Some(outcome),
+            _ = interrupt.recv() => None,
+            _ = terminate.recv() => None,
+        }
+    };
+    if let Some(failure) = page.failure {
+        return Err(failure);
+    }
+    let outcome = match outcome {
+        Some(outcome) => outcome,
+        // The person closed the page: the phone need not ask any more.
+        None => match &page.waits {
+            Some(id) => login.cancel(id).await,
+            None => return Ok(ExitCode::FAILURE),
+        },
+    };
+    let outcome = outcome.map_err(|refusal| anyhow!(terminal::advice(&refusal, &args.broker)))?;
+    page.ended(&sign_in, &outcome, clock.now())?;
+    let lets_in = outcome.lets_in(&sign_in.session_binding, clock.now());
+    Ok(if lets_in { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+/// What the browser shows.
+struct Page {
+    screen: Screen,
+    began_at: Timestamp,
+    /// The approval that waits.
+    waits: Option<String>,
+    /// Standard output is gone.
+    failure: Option<anyhow::Error>,
+}
+
+impl Page {
+    fn asking(&self, sign_in: &SignIn) -> anyhow::Result<()> {
+        if self.screen.is_json {
+            return Ok(());
+        }
+        let application = self.screen.paint(Ink::Bold, &sign_in.application);
+        self.screen.line(&format!("{} signs in to {application}.", self.screen.paint(Ink::Bold, &sign_in.account)))
+    }
+
+    fn told(&mut self, update: &Update, now: Timestamp) {
+        if let Step::Issued(issued) = &update.step {
+            self.waits = Some(issued.approval_id.clone());
+        }
+        let shown = if self.screen.is_json { self.object(update) } else { self.text(update, now) };
+        if let Err(error) = shown {
+            self.failure.get_or_insert(error);
+        }
+    }
+
+    fn text(&self, update: &Update, now: Timestamp) -> anyhow::Result<()> {
+        match &update.step {
+            Step::Issued(issued) => self.number(issued, now),
+            Step::Progress(progress) => self.progress(progress, now),
+            // Told at the end, with all that belongs to it.
+            Step::Outcome(_) | Step::Unknown => Ok(()),
+        }
+    }
+
+    fn number(&self, issued: &Issued, now: Timestamp) -> anyhow::Result<()> {
+        let number = issued.number.expose();
+        if self.screen.is_terminal {
+            self.screen.line(&format!("\n{}\n", big::digits(number, |line| self.screen.paint(Ink::Bold, line))))?;
+        }
+        let left = issued.expires_at.map(|at| format!(" within {}", until(at, now))).unwrap_or_default();
+        self.screen.line(&format!("Type {} on your phone{left}.", self.screen.paint(Ink::Bold, number)))?;
+        let phones = issued.authenticators_addressed;
+        self.step(now, &format!("asked {phones} phone{}", if phones == 1 { "" } else { "s" }))
+    }
+
+    fn progress(&self, progress: &Progress, now: Timestamp) -> anyhow::Result<()> {
+        use progress::Kind;
+        let what = match progress.kind {
+            Kind::AcceptedByPushService => "accepted by the push service".to_owned(),
+            Kind::Delivered => "delivered to the phone".to_owned(),
+            Kind::Opened => "opened on the phone".to_owned(),
+            Kind::PushFailed => self.screen.paint(
+                Ink::Yellow,
+                format!("no push could be sent ({}); the phone shows it when it is opened", progress.reason),
+            ),
+            Kind::Unspecified => return Ok(()),
+        };
+        self.step(now, &what)
+    }
+
+    /// A line with how long it took to get there.
+    fn step(&self, now: Timestamp, what: &str) -> anyhow::Result<()> {
+        let tenths = now.since(self.began_at).as_millis() / 100;
+        let when = format!("{:>4}.{} s", tenths / 10, tenths % 10);
+        self.screen.line(&format!("{}  {what}", self.screen.paint(Ink::Dim, when)))
+    }
+
+    fn ended(&self, sign_in: &SignIn, outcome: &Outcome, now: Timestamp) -> anyhow::Result<()> {
+        let kind = outcome.kind();
+        if self.screen.is_json {
+            let message = outcome.message();
+            return self.screen.json(&json!({
+                "event": "outcome",
+                "outcome": outcome_for_programs(kind),
+                "approval_id": outcome.approval_id(),
+                "authenticator_id": outcome.authenticator_id(),
+                "decided_at_ms": outcome.decided_at(),
+                "valid_until_ms": outcome.valid_until(),
+                "amr": message.amr,
+                "user_verified": message.user_verified,
+                "phishing_resistant": message.phishing_resistant,
+                "refusal_reason": (kind == OutcomeKind::Refused).then(|| refusal_reason(outcome)),
+                "lets_in": outcome.lets_in(&sign_in.session_binding, now),
+            }));
+        }
+        if kind == OutcomeKind::Approved && !outcome.is_for(&sign_in.session_binding) {
+            let text = "approved, but for another browser session: nobody is let in";
+            return self.step(now, &self.screen.paint(Ink::Red, text));
+        }
+        let why = match kind {
+            OutcomeKind::Refused => format!(": {}", refusal_reason(outcome)),
+            _ => String::new(),
+        };
+        self.step(now, &format!("{}{why}", self.screen.outcome(kind)))?;
+        let sentence = match kind {
+            OutcomeKind::Approved => format!("\nWelcome, {}.", sign_in.account),
+            _ => format!("\nNot signed in: the attempt was {}.", in_words(kind)),
+        };
+        self.screen.line(&sentence)
+    }
+
+    fn object(&self, update: &Update) -> anyhow::Result<()> {
+        let event = match &update.step {
+            Step::Issued(issued) => json!({
+                "event": "issued",
+                "approval_id": issued.approval_id,
+                "number": issued.number.expose(),
+                "expires_at_ms": issued.expires_at,
+                "authenticators_addressed": issued.authenticators_addressed,
+            }),
+            Step::Progress(progress) => json!({
+                "event": "progress",
+                "kind": for_programs(progress.kind.as_str_name(), "KIND_"),
+                "authenticator_id": progress.authenticator_id,
+                "reason": progress.reason,
+            }),
+            Step::Outcome(_) | Step::Unknown => return Ok(()),
+        };
+        self.screen.json(&event)
+    }
+}
+
+fn refusal_reason(outcome: &Outcome) -> String {
+    for_programs(outcome.refusal_reason().as_str_name(), "REFUSAL_REASON_")
+}
