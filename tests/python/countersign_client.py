@@ -38,11 +38,12 @@ class CallRefused(Exception):
 def channel(address, ca_file=None):
     """To an http:// or https:// URL. A CA file replaces the certificates that the machine trusts."""
     url = urllib.parse.urlsplit(address)
-    target = f"{url.hostname if ':' not in url.hostname else f'[{url.hostname}]'}:{url.port or (443 if url.scheme == 'https' else 80)}"
+    host = f"[{url.hostname}]" if ":" in url.hostname else url.hostname
     if url.scheme == "http":
-        return grpc.insecure_channel(target)
+        return grpc.insecure_channel(f"{host}:{url.port or 80}")
     if url.scheme != "https":
         raise ValueError(f"neither http nor https: {address}")
+    target = f"{host}:{url.port or 443}"
     roots = pathlib.Path(ca_file).read_bytes() if ca_file else None
     return grpc.secure_channel(target, grpc.ssl_channel_credentials(root_certificates=roots))
 

@@ -151,6 +151,15 @@ class WithPhone:
         self.assertEqual(approval.issued, issued)
         self.assertEqual([update.sequence for update in approval.updates], list(range(1, len(approval.updates) + 1)))
 
+    def test_the_login_page_sees_that_the_push_service_took_the_push(self):
+        phone = self.enrolled()
+        with closing(login.request(phone.account_name, "session")) as updates:
+            issued = next(updates).issued
+            progress = next(updates).progress
+            self.assertEqual(progress.kind, approvals_pb2.Progress.KIND_ACCEPTED_BY_PUSH_SERVICE)
+            self.assertEqual(progress.authenticator_id, phone.authenticator_id)
+        login.cancel(issued.approval_id)
+
     # ---- every other outcome ----
 
     def test_deny_and_report(self):

@@ -333,7 +333,15 @@ impl Account {
         let on_trial = self.live_enrolments().filter_map(Enrolment::trial_number);
         let resting =
             self.numbers.iter().filter(move |(_, live_until)| live_until.plus(limits::NUMBER_REST) > now);
-        live.chain(on_trial).chain(resting.map(|(number, _)| *number)).filter(move |number| number.digits() == digits)
+        live.chain(on_trial)
+            .chain(resting.map(|(number, _)| *number))
+            .filter(move |number| number.digits() == digits)
+    }
+
+    /// From now on the number is not live any more.
+    pub(crate) fn rest(&mut self, number: MatchNumber, now: Timestamp) {
+        self.numbers.retain(|(_, live_until)| live_until.plus(limits::NUMBER_REST) > now);
+        self.numbers.push((number, now));
     }
 
     /// The approval that a request with this idempotency key made.
@@ -355,11 +363,14 @@ impl Account {
     pub(crate) fn end_approval(&mut self, id: ApprovalId, ending: Ending) {
         // The first ending stands: no recorded event may change it, whichever release recorded it.
         if let Some(approval) = self.approvals.iter_mut().find(|one| one.id == id && one.ending.is_none()) {
+            let (number, at) = (approval.issued.as_ref().map(|issued| issued.number), ending.at);
+            approval.ending = Some(ending);
             if let Some(issued) = &mut approval.issued {
                 issued.question = None;
-                self.numbers.push((issued.number, ending.at));
             }
-            approval.ending = Some(ending);
+            if let Some(number) = number {
+                self.rest(number, at);
+            }
         }
     }
 
@@ -374,6 +385,5 @@ impl Account {
                 !forget
             }
         });
-        self.numbers.retain(|(_, live_until)| live_until.plus(limits::NUMBER_REST) > now);
     }
 }

@@ -262,8 +262,11 @@ impl Account {
     /// Done or failed: its number rests from now on.
     pub(crate) fn end_enrolment(&mut self, id: EnrolmentId, stage: Stage, at: Timestamp) {
         if let Some(enrolment) = self.enrolments.iter_mut().find(|one| one.id == id) {
-            self.numbers.extend(enrolment.trial_number().map(|number| (number, at)));
+            let number = enrolment.trial_number();
             enrolment.stage = stage;
+            if let Some(number) = number {
+                self.rest(number, at);
+            }
         }
     }
 

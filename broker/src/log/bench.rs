@@ -17,9 +17,9 @@ use serde::Serialize;
 use tokio::sync::oneshot;
 use tokio::task::JoinSet;
 
-use super::entry::{Append, EventRecord, Expected, StreamId, StreamKind, Urgency};
+use super::entry::{Append, Entry, EventRecord, Expected, Position, StreamId, StreamKind, Urgency, Version};
 use super::error::StartError;
-use super::format::encode_entry;
+use super::format::encode;
 use super::{EventLog, LocalLog, LogConfig};
 
 /// The bytes of an entry's event, about what an approval's events have.
@@ -94,8 +94,10 @@ fn sample_events() -> Vec<EventRecord> {
 }
 
 fn sample_record() -> Vec<u8> {
+    let (stream, position) = (StreamId::new(StreamKind::Account, [1; 16]), Position::FIRST);
+    let (version, events) = (Version::from_token(1), sample_events());
     let mut record = Vec::new();
-    encode_entry(&mut record, StreamId::new(StreamKind::Account, [1; 16]), None, 1, &sample_events());
+    encode(&Entry { position, stream, version, previous: None, recorded_at_ms: 1, events }, &mut record);
     record
 }
 

@@ -1,16 +1,15 @@
 //! The writer thread: it decides which appends of a batch become entries, has the journal make the batch
 //! durable, and tells everyone. It does as little else as it can.
 
-use std::collections::HashMap;
 use std::sync::Arc;
 
 use tokio::sync::watch;
 
-use super::entry::{Appended, Entry, Expected, Position, StreamId, Version};
+use super::entry::{Appended, Entry, Expected, Position, Version};
 use super::error::{AppendError, Fault};
-use super::heads::Heads;
+use super::heads::{ByStream, Heads};
 use super::journal::writer::{Batch, CommitError, Journal};
-use super::queue::{Queue, Waiting};
+use super::queue::{Queue, Taken, Waiting};
 use super::recent::Recent;
 
 /// What the writer thread works on.
@@ -22,11 +21,9 @@ pub(crate) struct Committer {
     pub(crate) recent: Arc<Recent>,
     /// The number of the last durable position, for those who follow.
     pub(crate) head: watch::Sender<u64>,
-    /// The most bytes of a batch's record.
-    pub(crate) batch_bytes_max: usize,
 }
 
-/// The appends of one batch.
+/// What becomes of the appends of one batch.
 #[derive(Debug, Default)]
 struct Round {
     /// In the batch, in order.
@@ -34,26 +31,18 @@ struct Round {
     /// Refused because of one that is in the batch: told when that is durable.
     losers: Vec<Waiting>,
     /// Where the streams of the batch will stand with it.
-    heads: HashMap<StreamId, Position>,
+    heads: ByStream<Position>,
 }
 
 impl Committer {
     /// Commits batch after batch until the queue is stopped and empty, then closes the journal. An error is why
     /// nothing can be acknowledged any more.
     pub(crate) fn run(&mut self) -> Result<(), Fault> {
-        let (mut taken, mut batch, mut round) = (Vec::new(), Batch::new(), Round::default());
+        let (mut taken, mut round) = (Taken::new(), Round::default());
         while self.queue.take(&mut taken) {
-            let mut appends = taken.drain(..).peekable();
-            while let Some(append) = appends.peek() {
-                let full = batch.record_bytes() + append.encoded.len() > self.batch_bytes_max;
-                if full && batch.count() > 0 {
-                    self.commit(&mut batch, &mut round)?;
-                }
-                if let Some(append) = appends.next() {
-                    self.admit(append, &mut batch, &mut round);
-                }
-            }
-            self.commit(&mut batch, &mut round)?;
+            self.admit(&mut taken, &mut round);
+            self.commit(&mut taken.batch, &mut round)?;
+            taken.batch.clear();
         }
         match self.journal.close() {
             Err(CommitError::Fault(fault)) => Err(fault),
@@ -65,42 +54,45 @@ impl Committer {
         }
     }
 
-    /// Takes an append into the batch, or refuses it.
-    fn admit(&self, mut append: Waiting, batch: &mut Batch, round: &mut Round) {
-        let stream = append.entry.stream;
-        let in_batch = round.heads.get(&stream).copied();
-        let head = in_batch.or_else(|| self.heads.get(stream));
-        let as_expected = match append.expected {
-            Expected::Any => true,
-            Expected::Empty => head.is_none(),
-            Expected::At(version) => head.map(version_at) == Some(version),
-        };
-        if !as_expected {
-            if in_batch.is_some() {
+    /// Decides which appends become entries, and gives those their places. The bytes of the others leave the
+    /// batch.
+    fn admit(&self, taken: &mut Taken, round: &mut Round) {
+        let mut position = self.journal.next();
+        let mut end = taken.appends.first().map_or(0, |append| append.at.start);
+        for mut append in taken.appends.drain(..) {
+            let stream = append.entry.stream;
+            let in_batch = round.heads.get(&stream).copied();
+            let head = in_batch.or_else(|| self.heads.get(stream));
+            let as_expected = match append.expected {
+                Expected::Any => true,
+                Expected::Empty => head.is_none(),
+                Expected::At(version) => head.map(version_at) == Some(version),
+            };
+            if as_expected {
+                taken.batch.settle(append.at.clone(), end, head);
+                end += append.at.len();
+                let entry = Arc::get_mut(&mut append.entry).expect("nobody else has what is not durable");
+                (entry.position, entry.version, entry.previous) = (position, version_at(position), head);
+                round.heads.insert(stream, position);
+                round.accepted.push(append);
+                position = position.next();
+            } else if in_batch.is_some() {
                 round.losers.push(append);
             } else {
                 append.answer(Err(AppendError::Conflict { current: head.map(version_at) }));
             }
-            return;
         }
-        let position = Position::new(self.journal.next().number() + u64::from(batch.count()));
-        let position = position.expect("a position and a count are not zero");
-        let entry = Arc::get_mut(&mut append.entry).expect("nobody else has an entry that is not durable");
-        (entry.position, entry.version, entry.previous) = (position, version_at(position), head);
-        batch.push(&append.encoded, head);
-        round.heads.insert(stream, position);
-        round.accepted.push(append);
+        taken.batch.end_at(end);
     }
 
-    /// Makes the batch durable and tells everyone; both are empty after it.
+    /// Makes the batch durable and tells everyone.
     fn commit(&mut self, batch: &mut Batch, round: &mut Round) -> Result<(), Fault> {
-        if batch.count() == 0 {
+        let count = u32::try_from(round.accepted.len()).expect("a batch has no more entries than bytes");
+        if count == 0 {
             return Ok(());
         }
         self.recent.wait_for_room();
-        let committed = self.journal.commit(batch);
-        batch.clear();
-        match committed {
+        match self.journal.commit(batch, count) {
             Ok(()) => {
                 self.publish(round);
                 Ok(())

@@ -55,7 +55,8 @@ impl Local {
             recent_bytes_max: 16 * 1024,
             ..LogConfig::new(folder.path())
         };
-        let log = tokio::task::spawn_blocking(move || LocalLog::open(&config, [1; 16])).await.unwrap().unwrap();
+        let log =
+            tokio::task::spawn_blocking(move || LocalLog::open(&config, [1; 16])).await.unwrap().unwrap();
         Self { folder, log: Arc::new(log) }
     }
 }

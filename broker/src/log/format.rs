@@ -39,25 +39,19 @@ const ENTRY_FORMAT: u8 = 1;
 const PREVIOUS_AT: usize = 18;
 
 /// Appends an entry behind its length.
-pub(crate) fn encode_entry(
-    out: &mut Vec<u8>,
-    stream: StreamId,
-    previous: Option<Position>,
-    recorded_at_ms: u64,
-    events: &[EventRecord],
-) {
-    let bytes = entry_bytes(events);
+pub(crate) fn encode(entry: &Entry, out: &mut Vec<u8>) {
+    let bytes = entry_bytes(&entry.events);
     out.reserve(ENTRY_LENGTH_BYTES + bytes);
     let length = u32::try_from(bytes).expect("an entry is within its limit of bytes");
     out.extend_from_slice(&length.to_be_bytes());
     out.push(ENTRY_FORMAT);
-    out.push(stream.kind() as u8);
-    out.extend_from_slice(&stream.id());
-    out.extend_from_slice(&number_or_zero(previous).to_be_bytes());
-    out.extend_from_slice(&recorded_at_ms.to_be_bytes());
-    let count = u16::try_from(events.len()).expect("an entry is within its limit of events");
+    out.push(entry.stream.kind() as u8);
+    out.extend_from_slice(&entry.stream.id());
+    out.extend_from_slice(&number_or_zero(entry.previous).to_be_bytes());
+    out.extend_from_slice(&entry.recorded_at_ms.to_be_bytes());
+    let count = u16::try_from(entry.events.len()).expect("an entry is within its limit of events");
     out.extend_from_slice(&count.to_be_bytes());
-    for event in events {
+    for event in &entry.events {
         out.extend_from_slice(&event.kind.to_be_bytes());
         out.extend_from_slice(&event.version.to_be_bytes());
         out.push(u8::from(event.may_ignore));
@@ -70,13 +64,8 @@ pub(crate) fn encode_entry(
     }
 }
 
-/// Appends an entry that has its place already, behind its length.
-pub(crate) fn encode(entry: &Entry, out: &mut Vec<u8>) {
-    encode_entry(out, entry.stream, entry.previous, entry.recorded_at_ms, &entry.events);
-}
-
-/// Sets the `previous` of an entry that [`encode_entry`] wrote at the start of `encoded`: who encodes it does not
-/// know it yet, since that is decided when the entry is given its position.
+/// Sets the `previous` of an entry that [`encode`] wrote at the start of `encoded`: who encoded it did not know it
+/// yet, since that is decided when the entry is given its position.
 pub(crate) fn set_previous(encoded: &mut [u8], previous: Option<Position>) {
     let number = number_or_zero(previous);
     let at = ENTRY_LENGTH_BYTES + PREVIOUS_AT;

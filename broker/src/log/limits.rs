@@ -8,8 +8,8 @@ use super::error::AppendError;
 /// How long an append that rides along waits for a batch to join, before it causes one.
 pub(crate) const RIDE_ALONG_MAX: Duration = Duration::from_millis(20);
 
-/// Refuses what is no entry, or too large to be one.
-pub(crate) fn check_limits(append: &Append) -> Result<(), AppendError> {
+/// Refuses what is no entry, or too large to be one. Gives its bytes.
+pub(crate) fn check_limits(append: &Append) -> Result<usize, AppendError> {
     let events = append.events.len();
     if events == 0 {
         return Err(AppendError::NoEvents);
@@ -21,5 +21,5 @@ pub(crate) fn check_limits(append: &Append) -> Result<(), AppendError> {
     if bytes > ENTRY_BYTES_MAX {
         return Err(AppendError::TooLarge { bytes });
     }
-    Ok(())
+    Ok(bytes)
 }

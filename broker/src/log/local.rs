@@ -14,13 +14,13 @@ use tokio::sync::{oneshot, watch};
 use super::committer::{Committer, version_at};
 use super::entry::{Append, Appended, ENTRY_BYTES_MAX, Entry, Position, StreamId, Urgency, Version};
 use super::error::{AppendError, DiskError, Fault, ReadError, StartError};
-use super::format::{ENTRY_LENGTH_BYTES, encode_entry};
+use super::format::ENTRY_LENGTH_BYTES;
 use super::journal::disk::OsDisk;
 use super::journal::format::{RECORD_BYTES_LIMIT, RECORD_HEADER_BYTES};
 use super::keeper::Keeper;
 use super::limits::check_limits;
 use super::lock::Lock;
-use super::queue::{Queue, Waiting};
+use super::queue::Queue;
 use super::reading::{Sources, StoreSlot, blocking};
 use super::recent::Recent;
 use super::snapshots::{MODEL_PREFIX, Snapshots};
@@ -38,12 +38,11 @@ pub struct LogConfig {
     pub folder: PathBuf,
     /// A segment of the journal ends when it has so many bytes; 4 KiB at least.
     pub segment_bytes: u64,
-    /// The most bytes that are written together: an entry of the greatest size must fit.
-    pub batch_bytes_max: usize,
     /// How many appends may wait for the disk. More are refused as busy.
     pub waiting_appends_max: usize,
-    /// How many bytes they may have together.
-    pub waiting_bytes_max: usize,
+    /// How many bytes they may have together, which are written as one batch. At least one entry of the
+    /// greatest size must fit, and at most 64 MiB.
+    pub batch_bytes_max: usize,
     /// How many bytes of the newest entries are kept in memory, about. What sled does not have yet is always
     /// kept, up to this; then the writer waits for sled.
     pub recent_bytes_max: usize,
@@ -60,9 +59,8 @@ impl LogConfig {
         Self {
             folder: folder.into(),
             segment_bytes: 64 * 1024 * 1024,
-            batch_bytes_max: 4 * 1024 * 1024,
             waiting_appends_max: 16 * 1024,
-            waiting_bytes_max: 32 * 1024 * 1024,
+            batch_bytes_max: 8 * 1024 * 1024,
             recent_bytes_max: 64 * 1024 * 1024,
             store_cache_bytes: 64 * 1024 * 1024,
             check_bytes: 256 * 1024 * 1024,
@@ -95,8 +93,8 @@ impl LogConfig {
                 "a batch must have room for the largest entry, and at most 64 MiB",
             ));
         }
-        if self.waiting_appends_max == 0 || self.waiting_bytes_max < ENTRY_BYTES_MAX + ENTRY_LENGTH_BYTES {
-            return Err(StartError::Config("there must be room for the largest entry to wait"));
+        if self.waiting_appends_max == 0 {
+            return Err(StartError::Config("there must be room for an append to wait"));
         }
         Ok(())
     }
@@ -134,7 +132,7 @@ impl LocalLog {
         });
         sources.store.set(store);
         let snapshots = Arc::new(snapshots);
-        let queue = Arc::new(Queue::new(config.waiting_appends_max, config.waiting_bytes_max));
+        let queue = Arc::new(Queue::new(config.waiting_appends_max, config.batch_bytes_max));
         let (lock, working) = (Arc::new(lock), Arc::new(working));
 
         let keeper = Keeper {
@@ -155,7 +153,6 @@ impl LocalLog {
             heads,
             recent: Arc::clone(&recent),
             head,
-            batch_bytes_max: config.batch_bytes_max,
         };
         let at_work = AtWork { lock: Some(lock), working };
         let spawned = spawn("log-writer", config, move || write(committer, &fault, at_work));
@@ -232,16 +229,14 @@ fn keep(mut keeper: Keeper, at_work: AtWork) {
 #[async_trait]
 impl EventLog for LocalLog {
     async fn append(&self, append: Append) -> Result<Appended, AppendError> {
-        check_limits(&append)?;
+        let bytes = check_limits(&append)?;
         let Append { stream, expected, urgency, recorded_at_ms, events } = append;
-        let mut encoded = Vec::new();
-        encode_entry(&mut encoded, stream, None, recorded_at_ms, &events);
         // The writer sets what only it can know.
         let (position, previous) = (Position::FIRST, None);
         let version = version_at(position);
         let entry = Arc::new(Entry { position, stream, version, previous, recorded_at_ms, events });
         let (answer, answered) = oneshot::channel();
-        self.queue.push(Waiting { entry, encoded, expected, answer }, urgency == Urgency::Now)?;
+        self.queue.push(entry, bytes, expected, urgency == Urgency::Now, answer)?;
         match answered.await {
             Ok(answer) => answer,
             // The writer has panicked with the append in its hands.

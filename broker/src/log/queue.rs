@@ -1,12 +1,18 @@
 //! The queue of appends that wait for the disk. The writer takes all of them at once, whenever it is free: that
 //! is the group commit.
+//!
+//! Who appends writes the entry's bytes here, behind those of the others, where they are already the body of the
+//! record that they will be: the writer has nothing to encode and nothing to gather.
 
+use std::ops::Range;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 
 use tokio::sync::oneshot;
 
 use super::entry::{Appended, Entry, Expected};
 use super::error::{AppendError, Fault};
+use super::format::{ENTRY_LENGTH_BYTES, encode};
+use super::journal::writer::Batch;
 use super::limits::RIDE_ALONG_MAX;
 
 /// What an append is answered.
@@ -17,9 +23,9 @@ pub(crate) type Answer = Result<Appended, AppendError>;
 pub(crate) struct Waiting {
     /// The entry that it will be. Position, version and previous are the writer's to set.
     pub(crate) entry: Arc<Entry>,
-    /// The same as bytes, behind their length, but for the previous one's position.
-    pub(crate) encoded: Vec<u8>,
     pub(crate) expected: Expected,
+    /// Where its bytes are in the batch.
+    pub(crate) at: Range<usize>,
     pub(crate) answer: oneshot::Sender<Answer>,
 }
 
@@ -30,19 +36,31 @@ impl Waiting {
     }
 }
 
+/// Those that wait, and their bytes.
+#[derive(Debug)]
+pub(crate) struct Taken {
+    pub(crate) appends: Vec<Waiting>,
+    pub(crate) batch: Batch,
+}
+
+impl Taken {
+    pub(crate) fn new() -> Self {
+        Self { appends: Vec::new(), batch: Batch::new() }
+    }
+}
+
 #[derive(Debug)]
 pub(crate) struct Queue {
     state: Mutex<State>,
     /// Wakes the writer.
     arrived: Condvar,
     appends_max: usize,
-    bytes_max: usize,
+    batch_bytes_max: usize,
 }
 
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct State {
-    waiting: Vec<Waiting>,
-    bytes: usize,
+    waiting: Taken,
     /// Whether one of them does not want to wait for company.
     urgent: bool,
     /// Whether the writer sleeps.
@@ -51,26 +69,38 @@ struct State {
 }
 
 impl Queue {
-    pub(crate) fn new(appends_max: usize, bytes_max: usize) -> Self {
-        Self { state: Mutex::default(), arrived: Condvar::new(), appends_max, bytes_max }
+    /// Holds so many appends, which make a batch of at most so many bytes.
+    pub(crate) fn new(appends_max: usize, batch_bytes_max: usize) -> Self {
+        let state = State { waiting: Taken::new(), urgent: false, writer_waits: false, stopped: None };
+        Self { state: Mutex::new(state), arrived: Condvar::new(), appends_max, batch_bytes_max }
     }
 
-    /// Adds an append at the end, if there is room.
-    pub(crate) fn push(&self, waiting: Waiting, urgent: bool) -> Result<(), AppendError> {
+    /// Adds an append of so many bytes at the end, if there is room.
+    pub(crate) fn push(
+        &self,
+        entry: Arc<Entry>,
+        bytes: usize,
+        expected: Expected,
+        urgent: bool,
+        answer: oneshot::Sender<Answer>,
+    ) -> Result<(), AppendError> {
         let mut state = self.lock();
         if let Some(fault) = &state.stopped {
             return Err(AppendError::Stopped(fault.clone()));
         }
-        let bytes = state.bytes + waiting.encoded.len();
-        if state.waiting.len() >= self.appends_max || bytes > self.bytes_max {
-            return Err(AppendError::Busy { waiting: state.waiting.len() });
+        let Taken { appends, batch } = &mut state.waiting;
+        let start = batch.end();
+        let end = start + ENTRY_LENGTH_BYTES + bytes;
+        if appends.len() >= self.appends_max || end > self.batch_bytes_max {
+            return Err(AppendError::Busy { waiting: appends.len() });
         }
+        batch.push(|out| encode(&entry, out));
+        debug_assert_eq!(batch.end(), end);
+        let first = appends.is_empty();
+        appends.push(Waiting { entry, expected, at: start..end, answer });
         // The writer is woken to take what is urgent, or to begin to wait for company.
-        let first = state.waiting.is_empty() || (urgent && !state.urgent);
-        state.waiting.push(waiting);
-        state.bytes = bytes;
+        let wake = state.writer_waits && (first || (urgent && !state.urgent));
         state.urgent |= urgent;
-        let wake = first && state.writer_waits;
         drop(state);
         if wake {
             self.arrived.notify_one();
@@ -78,22 +108,23 @@ impl Queue {
         Ok(())
     }
 
-    /// Waits for appends and takes all that wait, into an empty `taken`. False when there will be none any more.
-    pub(crate) fn take(&self, taken: &mut Vec<Waiting>) -> bool {
+    /// Waits for appends and exchanges all that wait for `taken`, which is empty. False when there will be none
+    /// any more.
+    pub(crate) fn take(&self, taken: &mut Taken) -> bool {
         let mut state = self.lock();
         state.writer_waits = true;
-        let idle = |state: &mut State| state.waiting.is_empty() && state.stopped.is_none();
+        let idle = |state: &mut State| state.waiting.appends.is_empty() && state.stopped.is_none();
         state = self.arrived.wait_while(state, idle).unwrap_or_else(PoisonError::into_inner);
         let leisurely = |state: &mut State| !state.urgent && state.stopped.is_none();
         let waited = self.arrived.wait_timeout_while(state, RIDE_ALONG_MAX, leisurely);
         state = waited.unwrap_or_else(PoisonError::into_inner).0;
         state.writer_waits = false;
         std::mem::swap(&mut state.waiting, taken);
-        (state.bytes, state.urgent) = (0, false);
-        !taken.is_empty()
+        state.urgent = false;
+        !taken.appends.is_empty()
     }
 
-    /// From now on appends are refused with this. Gives those that wait if they are not to be written.
+    /// From now on appends are refused with this. Those that wait can still be taken.
     pub(crate) fn stop(&self, fault: Fault) {
         self.lock().stopped.get_or_insert(fault);
         self.arrived.notify_one();
@@ -101,7 +132,7 @@ impl Queue {
 
     /// Takes out what waits, without waiting for more.
     pub(crate) fn drain(&self) -> Vec<Waiting> {
-        std::mem::take(&mut self.lock().waiting)
+        std::mem::take(&mut self.lock().waiting.appends)
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {

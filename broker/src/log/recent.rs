@@ -32,6 +32,7 @@ struct Ring {
     /// The position after the newest entry.
     next: Position,
     entries: VecDeque<Arc<Entry>>,
+    /// About what they take in memory.
     bytes: usize,
     /// The last position that the store has.
     stored: Option<Position>,
@@ -94,10 +95,12 @@ impl Recent {
             ring.bytes += memory_bytes(&entry);
             ring.entries.push_back(entry);
         }
-        ring.evict(self.bytes_max);
+        // While the store's thread works, it is that one which makes room: it has the time.
+        let evicted = if ring.store_up { Vec::new() } else { ring.evict(self.bytes_max) };
         // Only then: a wake-up for every batch would cost the writer more than all else that it does here.
         let arrived = ring.next > ring.wanted;
         drop(ring);
+        drop(evicted);
         if arrived {
             self.arrived.notify_one();
         }
@@ -126,18 +129,20 @@ impl Recent {
     pub(crate) fn set_stored(&self, stored: Option<Position>) {
         let mut ring = self.lock();
         (ring.stored, ring.store_up) = (stored, true);
-        ring.evict(self.bytes_max);
+        let evicted = ring.evict(self.bytes_max);
         drop(ring);
         self.taken.notify_one();
+        drop(evicted);
     }
 
     /// From now on nobody waits for the store.
     pub(crate) fn set_store_down(&self) {
         let mut ring = self.lock();
         (ring.stored, ring.store_up) = (None, false);
-        ring.evict(self.bytes_max);
+        let evicted = ring.evict(self.bytes_max);
         drop(ring);
         self.taken.notify_one();
+        drop(evicted);
     }
 
     /// Waits until there is an entry at `position`, or the log closes.
@@ -175,20 +180,25 @@ impl Ring {
     }
 
     fn is_full_of_unstored(&self, bytes_max: usize) -> bool {
-        // After `evict`, it can only be too full of what is not stored.
-        self.store_up && !self.closing && self.bytes > bytes_max
+        self.store_up && !self.closing && self.bytes > bytes_max && {
+            let oldest = self.entries.front().map(|entry| entry.position);
+            oldest > self.stored
+        }
     }
 
-    fn evict(&mut self, bytes_max: usize) {
+    /// Takes out the oldest entries, as far as it must and may. To be dropped when the ring is not locked.
+    fn evict(&mut self, bytes_max: usize) -> Vec<Arc<Entry>> {
+        let mut evicted = Vec::new();
         while self.bytes > bytes_max {
-            match self.entries.front() {
-                Some(oldest) if !self.store_up || Some(oldest.position) <= self.stored => {
-                    self.bytes -= memory_bytes(oldest);
-                    self.entries.pop_front();
-                }
-                _ => break,
+            let Some(oldest) = self.entries.pop_front() else { break };
+            if self.store_up && Some(oldest.position) > self.stored {
+                self.entries.push_front(oldest);
+                break;
             }
+            self.bytes -= memory_bytes(&oldest);
+            evicted.push(oldest);
         }
+        evicted
     }
 }
 

@@ -430,7 +430,8 @@ fn the_signature_comes_before_everything_in_the_message() {
     let phone = Phone::ed25519(1);
     let thief = Phone::with_key(SigningKey::ed25519(&[9; 32]), 1);
     let story = waits(&phone);
-    let spoilt: [(&str, fn(&mut v1::Answer)); 8] = [
+    type Spoil = fn(&mut v1::Answer);
+    let spoilt: [(&str, Spoil); 8] = [
         ("nonce", |answer| answer.nonce.truncate(8)),
         ("decision", |answer| answer.decision = 0),
         ("decision", |answer| answer.decision = 9),

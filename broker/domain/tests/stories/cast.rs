@@ -117,7 +117,7 @@ impl Phone {
 
     /// The number of its trial.
     pub(crate) fn trial_number(&self) -> MatchNumber {
-        MatchNumber::new(u32::from(self.number) % 100, 2).expect("two digits")
+        MatchNumber::new((u32::from(self.number) + 50) % 100, 2).expect("two digits")
     }
 
     pub(crate) fn begun(&self, since: Timestamp) -> (Timestamp, Event) {
@@ -184,6 +184,12 @@ impl Phone {
 
     pub(crate) fn activated(&self, answer_hash: [u8; 32]) -> Event {
         Event::AuthenticatorActivated { authenticator: self.id, enrolment: self.enrolment, answer_hash }
+    }
+
+    /// Its enrolment ended without it.
+    pub(crate) fn failed(&self) -> Event {
+        let reason = countersign_domain::event::EnrolmentEnd::WrongNumber;
+        Event::EnrolmentEnded { enrolment: self.enrolment, reason, answer_hash: None }
     }
 
     pub(crate) fn enrolled(&self, since: Timestamp) -> Vec<(Timestamp, Event)> {

@@ -16,6 +16,9 @@ use crate::cast::{
     ACCOUNT, BROKER, BROKER_ID, Phone, Story, account_with, at, fcm, given, identity, mac, opened,
 };
 
+/// What makes a good claim bad.
+type Spoil<'a> = &'a dyn Fn(&mut v1::EnrolmentClaim);
+
 fn refused(phone: &Phone) -> Event {
     Event::EnrolmentCodeRefused { enrolment: phone.enrolment }
 }
@@ -170,7 +173,7 @@ fn every_part_of_the_proof_counts() {
     let another_broker = SigningKey::ed25519(&[0xb1; 32]).public_key();
     let key = phone.key.public_key();
 
-    let spoilt: [(&str, &dyn Fn(&mut v1::EnrolmentClaim)); 6] = [
+    let spoilt: [(&str, Spoil<'_>); 6] = [
         ("the MAC is somebody else's, for their key", &|claim| {
             claim.secret_mac = mac(&phone.code(), broker_key.as_bytes(), other.key.public_key().as_bytes());
         }),
@@ -320,7 +323,7 @@ fn a_claim_must_be_signed_with_the_key_that_it_brings() {
 #[test]
 fn a_claim_with_a_bad_field_is_told_which() {
     let phone = Phone::ed25519(1);
-    let bad: [(&str, &dyn Fn(&mut v1::EnrolmentClaim)); 10] = [
+    let bad: [(&str, Spoil<'_>); 10] = [
         ("nonce", &|claim| claim.nonce.truncate(15)),
         ("platform", &|claim| claim.platform = 0),
         ("platform", &|claim| claim.platform = 77),

@@ -76,6 +76,28 @@ fn a_number_rests_although_its_approval_is_forgotten() {
 }
 
 #[test]
+fn a_trials_number_is_on_a_page_too() {
+    let (phone, newcomer) = (Phone::ed25519(1), Phone::ed25519(2));
+    let it = |second| SignIn::new(1, &newcomer.trial_number().to_text(), at(second));
+    let mut on_trial = account_with(&[&phone]);
+    on_trial.extend(newcomer.on_trial(at(100)));
+    given(on_trial.clone()).at(at(110)).when(&it(110).command()).then_refused(&Refusal::NumberTaken);
+
+    // It rests, too, however the trial ended.
+    for ending in [newcomer.activated([0; 32]), newcomer.failed()] {
+        let mut ended = on_trial.clone();
+        ended.push((at(120), ending));
+        given(ended.clone()).at(at(719)).when(&it(719).command()).then_refused(&Refusal::NumberTaken);
+        given(ended).at(at(720)).when(&it(720).command()).then_some(|events| events.len() == 1);
+    }
+
+    // And the other way round.
+    let mut waits = waiting(&[&phone], &[&it(100)]);
+    waits.push(newcomer.begun(at(101)));
+    given(waits).when_claimed(&newcomer, &newcomer.claims()).then_refused(&Refusal::NumberTaken);
+}
+
+#[test]
 fn numbers_of_other_lengths_do_not_meet() {
     let (two, three) = (SignIn::new(1, "42", at(100)), SignIn::new(2, "042", at(101)));
     given(waiting(&[&Phone::ed25519(1)], &[&two]))
@@ -90,11 +112,11 @@ fn when_half_of_all_numbers_are_taken_the_request_is_refused() {
     let policy = |policy: &mut Policy| policy.requests_max = 1_000;
     let mut history = account_with(&[&phone]);
     for n in 0..49 {
-        let it = SignIn::new(n, &format!("{n:02}"), at(100)).with_policy(policy);
-        history.extend([it.waits(), (at(101), it.cancelled())]);
+        let it = SignIn::new(n, &format!("{n:02}"), at(800)).with_policy(policy);
+        history.extend([it.waits(), (at(801), it.cancelled())]);
     }
-    let fiftieth = SignIn::new(50, "50", at(102)).with_policy(policy);
-    let next = SignIn::new(51, "51", at(103)).with_policy(policy);
+    let fiftieth = SignIn::new(50, "50", at(802)).with_policy(policy);
+    let next = SignIn::new(51, "51", at(803)).with_policy(policy);
     let story = given(history)
         .at(fiftieth.at)
         .when(&fiftieth.command())
@@ -103,7 +125,7 @@ fn when_half_of_all_numbers_are_taken_the_request_is_refused() {
         .when(&next.command())
         .then(&[next.refused(RefusedBecause::NumbersExhausted)]);
     // The longer numbers are another matter.
-    let longer = SignIn::new(52, "051", at(104)).with_policy(policy);
+    let longer = SignIn::new(52, "051", at(804)).with_policy(policy);
     story.at(longer.at).when(&longer.command()).then(&[longer.requested()]);
 }
 

@@ -470,14 +470,18 @@ fn any_event(kind: u8, a: u8, b: u8, moment: Timestamp) -> Event {
         3 => Event::EnrolmentEnded {
             enrolment: phone.enrolment,
             reason: EnrolmentEnd::Expired,
-            answer_hash: (b % 2 == 0).then_some([b; 32]),
+            answer_hash: (b.is_multiple_of(2)).then_some([b; 32]),
         },
         4 => phone.bound_and_asked(&v1::Envelope::default(), moment)[0].clone(),
         5 => phone.bound_and_asked(&v1::Envelope::default(), moment)[1].clone(),
         6 => phone.activated([b; 32]),
         7 => Event::AuthenticatorRevoked {
             authenticator: phone.id,
-            by: if b % 2 == 0 { RevokedBy::Trial } else { RevokedBy::Unenrolment { counter: u64::MAX } },
+            by: if b.is_multiple_of(2) {
+                RevokedBy::Trial
+            } else {
+                RevokedBy::Unenrolment { counter: u64::MAX }
+            },
         },
         8 => Event::PushTargetReplaced {
             authenticator: phone.id,
@@ -495,8 +499,8 @@ fn any_event(kind: u8, a: u8, b: u8, moment: Timestamp) -> Event {
             request: it.request,
             because: RefusedBecause::NumbersExhausted,
         }),
-        13 => Event::ApprovalApproved { approval, answer, user_verified: b % 2 == 0 },
-        14 => Event::ApprovalDenied { approval, answer, reported: b % 2 == 0 },
+        13 => Event::ApprovalApproved { approval, answer, user_verified: b.is_multiple_of(2) },
+        14 => Event::ApprovalDenied { approval, answer, reported: b.is_multiple_of(2) },
         15 => Event::NumberWrong { approval, authenticator: phone.id, answer_hash: [b; 32] },
         16 => Event::ApprovalExpired { approval },
         17 => Event::ApprovalCancelled { approval, by: BANK },
@@ -640,7 +644,7 @@ const DRAW: Draw =
 /// With the redraw taken out.
 const DRAW_ONCE: Draw = |_, _, dice| MatchNumber::draw(2, |_| false, || dice.roll());
 
-/// An account on which nothing has happened yet, and its phone.
+/// An account on which nothing has happened for a while, and its phone.
 static FRESH: LazyLock<(Account, Phone)> = LazyLock::new(|| {
     let phone = Phone::ed25519(1);
     (given(account_with(&[&phone])).as_state().clone(), phone)
@@ -691,7 +695,7 @@ fn victim_types(account: &mut Account, it: &SignIn, number: MatchNumber, now: Ti
 fn round(draw: Draw, answers: bool, dice: &mut Dice) -> Result<(), &'static str> {
     let mut account = FRESH.0.clone();
     let victim_first = dice.roll().is_multiple_of(2);
-    let (first, second) = (at(100), at(100 + u64::from(dice.roll() % 50)));
+    let (first, second) = (at(1_000), at(1_000 + u64::from(dice.roll() % 50)));
     let taken = "the broker would issue a number that the account refuses: NumberTaken";
     let one = issue(&mut account, 1, first, draw, dice).map_err(|_| taken)?;
     let two = issue(&mut account, 2, second, draw, dice).map_err(|_| taken)?;
@@ -747,7 +751,8 @@ fn race(rounds: u32, draw: Draw, answers: bool) -> Vec<(u32, &'static str)> {
 /// "one number on two pages".
 #[test]
 fn in_a_hundred_thousand_races_no_two_pages_show_one_number_and_no_answer_ends_the_others_sign_in() {
-    assert_eq!(race(100_000, DRAW, true), []);
+    let lost = race(100_000, DRAW, true);
+    assert!(lost.is_empty(), "{} rounds are lost, the first: {:?}", lost.len(), lost[0]);
 }
 
 /// So that the race can be lost: without the redraw it is, as often as chance has it.

@@ -61,7 +61,7 @@ fn a_wrong_number_ends_the_enrolment_and_the_key() {
 
 #[test]
 fn a_number_must_be_typed_with_all_its_zeros() {
-    let phone = Phone::ed25519(7);
+    let phone = Phone::ed25519(57);
     for typed in ["7", "007"] {
         let answer = phone.answers_trial(typed);
         on_trial(&phone).when_trial_answered(&answer).then(&failed(

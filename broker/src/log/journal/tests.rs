@@ -11,9 +11,9 @@ use bytes::Bytes;
 use super::sim::{Dice, PowerCut, SimDisk, Trouble};
 use super::start::{JournalLimits, Opened, open};
 use super::writer::{Batch, CommitError};
-use crate::log::entry::{EventRecord, Position, StreamId, StreamKind};
+use crate::log::entry::{Entry, EventRecord, Position, StreamId, StreamKind, Version};
 use crate::log::error::{Corruption, Damage, ReadError, StartError};
-use crate::log::format::encode_entry;
+use crate::log::format::encode;
 
 const LIMITS: JournalLimits = JournalLimits { segment_bytes: 3000, record_bytes_max: 4096 };
 const ID: [u8; 16] = *b"a journal's id..";
@@ -32,17 +32,24 @@ fn entry(number: u64, body_bytes: usize) -> Vec<u8> {
     body.resize(body.len() + body_bytes, number as u8);
     let event =
         EventRecord { kind: 7, version: 1, may_ignore: false, body: body.into(), sealed: Bytes::new() };
+    encoded(number, event)
+}
+
+fn encoded(recorded_at_ms: u64, event: EventRecord) -> Vec<u8> {
+    let (stream, position) = (StreamId::new(StreamKind::Broker, [1; 16]), Position::FIRST);
+    let version = Version::from_token(1);
+    let entry = Entry { position, stream, version, previous: None, recorded_at_ms, events: vec![event] };
     let mut encoded = Vec::new();
-    encode_entry(&mut encoded, StreamId::new(StreamKind::Broker, [1; 16]), None, number, &[event]);
+    encode(&entry, &mut encoded);
     encoded
 }
 
 fn commit(opened: &mut Opened, entries: &[Vec<u8>]) -> Result<(), CommitError> {
     let mut batch = Batch::new();
     for entry in entries {
-        batch.push(entry, None);
+        batch.push(|bytes| bytes.extend_from_slice(entry));
     }
-    opened.journal.commit(&mut batch)
+    opened.journal.commit(&mut batch, entries.len() as u32)
 }
 
 fn head_of(opened: &Opened) -> u64 {
@@ -334,7 +341,7 @@ fn a_segment_of_a_newer_format_is_refused_by_name() {
 
 #[test]
 fn an_entry_that_holds_a_copy_of_the_journal_does_not_make_a_torn_write_look_like_corruption() {
-    let (disk, mut batch) = (SimDisk::new(3), Batch::new());
+    let disk = SimDisk::new(3);
     let mut opened = start(&disk).unwrap();
     // Records of the same positions as will follow, in a segment that begins with the same position, but of
     // another journal: the best that somebody without the seed can do.
@@ -346,10 +353,7 @@ fn an_entry_that_holds_a_copy_of_the_journal_does_not_make_a_torn_write_look_lik
     let forged = other.contents().into_values().next().unwrap()[48..500].to_vec();
     let event =
         EventRecord { kind: 1, version: 1, may_ignore: false, body: forged.into(), sealed: Bytes::new() };
-    let mut encoded = Vec::new();
-    encode_entry(&mut encoded, StreamId::new(StreamKind::Broker, [1; 16]), None, 1, &[event]);
-    batch.push(&encoded, None);
-    opened.journal.commit(&mut batch).unwrap();
+    commit(&mut opened, &[encoded(1, event)]).unwrap();
     let mut contents = disk.contents();
     // The record's header is what the write did not get to.
     contents.values_mut().next().unwrap()[48..76].fill(0);

@@ -8,6 +8,7 @@
 //! turning an unwritten extent into a written one is a commit as well. A segment is cut to its length before
 //! the next one begins.
 
+use std::ops::Range;
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -24,49 +25,56 @@ use super::segment::segment_name;
 const GROW_BYTES: usize = 1024 * 1024;
 /// The longest record that room is made behind.
 const GROW_FOR_RECORDS_MAX: usize = 64 * 1024;
+/// What memory a batch keeps for the next one.
+const BATCH_BYTES_KEPT: usize = 1024 * 1024;
 
 /// The bytes of one record, in the making: room for its header, then its entries.
 #[derive(Debug)]
 pub(crate) struct Batch {
     bytes: Vec<u8>,
-    count: u32,
 }
 
 impl Batch {
     pub(crate) fn new() -> Self {
-        Self { bytes: vec![0; RECORD_HEADER_BYTES], count: 0 }
+        Self { bytes: vec![0; RECORD_HEADER_BYTES] }
     }
 
-    /// Empties it; it keeps its memory.
+    /// Empties it. It keeps its memory, unless that is much more than usual.
     pub(crate) fn clear(&mut self) {
         self.bytes.truncate(RECORD_HEADER_BYTES);
-        self.count = 0;
+        self.bytes.shrink_to(BATCH_BYTES_KEPT);
     }
 
-    /// Adds an entry that `encode_entry` has written.
-    pub(crate) fn push(&mut self, encoded: &[u8], previous: Option<Position>) {
-        let start = self.bytes.len();
-        self.bytes.extend_from_slice(encoded);
-        set_previous(&mut self.bytes[start..], previous);
-        self.count += 1;
-    }
-
-    /// The bytes of the record that it would be now.
-    pub(crate) fn record_bytes(&self) -> usize {
+    /// Where the next entry will begin.
+    pub(crate) fn end(&self) -> usize {
         self.bytes.len()
     }
 
-    pub(crate) fn count(&self) -> u32 {
-        self.count
+    /// Adds the bytes of an entry behind their length: `encode` appends them.
+    pub(crate) fn push(&mut self, encode: impl FnOnce(&mut Vec<u8>)) {
+        encode(&mut self.bytes);
     }
 
-    fn seal(&mut self, first: Position, seed: u32) -> &[u8] {
+    /// Moves the entry that is at `from` to `to`, where one that was taken out has left room, and sets what it
+    /// says of the one before it.
+    pub(crate) fn settle(&mut self, from: Range<usize>, to: usize, previous: Option<Position>) {
+        let end = to + from.len();
+        self.bytes.copy_within(from, to);
+        set_previous(&mut self.bytes[to..end], previous);
+    }
+
+    /// Ends it at `end`: what is behind has moved.
+    pub(crate) fn end_at(&mut self, end: usize) {
+        self.bytes.truncate(end);
+    }
+
+    fn seal(&mut self, first: Position, count: u32, seed: u32) -> &[u8] {
         let (room, body) = self.bytes.split_at_mut(RECORD_HEADER_BYTES);
         let header = RecordHeader {
             kind: RecordKind::Entries,
             body_bytes: u32::try_from(body.len()).expect("a batch is within its limit of bytes"),
             first,
-            count: self.count,
+            count,
             body_crc: crc32c::crc32c(body),
         };
         room.copy_from_slice(&header.encode(seed));
@@ -118,16 +126,15 @@ impl Journal {
         self.next
     }
 
-    /// Makes a batch durable: when this has returned with success, and not before.
-    pub(crate) fn commit(&mut self, batch: &mut Batch) -> Result<(), CommitError> {
+    /// Makes a batch of `count` entries durable: when this has returned with success, and not before.
+    pub(crate) fn commit(&mut self, batch: &mut Batch, count: u32) -> Result<(), CommitError> {
         if self.segment.length >= self.segment_bytes && self.segment.has_records() {
             self.begin_segment()?;
         }
-        let record = batch.seal(self.next, self.segment.header.seed());
+        let record = batch.seal(self.next, count, self.segment.header.seed());
         assert!(record.len() <= self.segment.header.record_bytes_max as usize, "a batch is within its limit");
         self.segment.append(record, self.segment_bytes)?;
-        let count = u64::from(batch.count);
-        self.next = Position::new(self.next.number() + count).expect("positions do not run out");
+        self.next = Position::new(self.next.number() + u64::from(count)).expect("positions do not run out");
         Ok(())
     }
 

@@ -13,8 +13,6 @@ use crate::push::{Accepted, Error, PushService, Service, retry::Backoff};
 pub(super) struct Dispatcher<I> {
     kind: PushServiceKind,
     connections: Vec<Connection>,
-    /// Who is asked first among equals: moves on, so that all connections are kept in use.
-    turn: usize,
     in_flight_max: usize,
     attempt_timeout: Duration,
     backoff: Backoff,
@@ -59,7 +57,6 @@ impl<I: Send + 'static> Dispatcher<I> {
             connections: connections
                 .map(|service| Connection { service, in_flight: 0, proven: false })
                 .collect(),
-            turn: 0,
             in_flight_max: usize::try_from(queue.in_flight_per_connection.get()).unwrap_or(usize::MAX),
             attempt_timeout: Duration::from_millis(queue.attempt_timeout_ms.get()),
             backoff: Backoff {
@@ -133,20 +130,15 @@ impl<I: Send + 'static> Dispatcher<I> {
         self.connections.iter().any(|connection| connection.has_room(self.in_flight_max))
     }
 
-    /// A place on a connection: not the one to avoid if there is another, then the one with the fewest pushes under
-    /// way, then one that has answered.
+    /// A place on a connection: not on the one to avoid if there is another, then where the fewest pushes are under
+    /// way, then where the last one was answered.
     fn take_room(&mut self, avoid: Option<usize>) -> Option<usize> {
-        let count = self.connections.len();
-        let chosen = (0..count)
-            .map(|step| (self.turn + step) % count)
-            .filter(|&index| self.connections[index].has_room(self.in_flight_max))
-            .min_by_key(|&index| {
-                let connection = &self.connections[index];
-                (Some(index) == avoid, connection.in_flight, !connection.proven)
-            })?;
-        self.turn = (chosen + 1) % count;
-        self.connections[chosen].in_flight += 1;
-        Some(chosen)
+        let with_room =
+            self.connections.iter_mut().enumerate().filter(|(_, it)| it.has_room(self.in_flight_max));
+        let (index, connection) =
+            with_room.min_by_key(|(index, it)| (Some(*index) == avoid, it.in_flight, !it.proven))?;
+        connection.in_flight += 1;
+        Some(index)
     }
 
     /// What follows from an attempt: the job is over, or waits for so long.

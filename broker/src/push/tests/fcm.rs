@@ -207,6 +207,28 @@ async fn a_token_that_fcm_does_not_take_is_renewed_once() {
 }
 
 #[tokio::test]
+async fn a_token_that_fcm_does_not_take_is_renewed_once_for_all_who_used_it() {
+    let simulated = Simulated::start().await;
+    let connections = fcm_client::connect(&simulated.fcm("connections = 2")).unwrap().connections;
+    let androids: Vec<_> = (0..10).map(|_| simulated.android()).collect();
+    send(&simulated, &connections[0], &androids[0].1, PushKind::Challenge).await.unwrap();
+    let now = simulated.now();
+    let pushes: Vec<_> = androids
+        .iter()
+        .enumerate()
+        .map(|(n, (_, target))| {
+            simulated.fcm_fault(Fault::new(Effect::Status(401)).target(target.token()).times(1));
+            let (connection, target) = (Arc::clone(&connections[n % 2]), target.clone());
+            tokio::spawn(async move { connection.send(&target, &message(PushKind::Trial, now), now).await })
+        })
+        .collect();
+    for push in pushes {
+        soon(push).await.unwrap().unwrap();
+    }
+    assert_eq!(simulated.services.counters().access_tokens, 2);
+}
+
+#[tokio::test]
 async fn a_token_endpoint_out_of_order_is_left_alone_as_long_as_it_asks() {
     let simulated = Simulated::start().await;
     let (_android, target) = simulated.android();

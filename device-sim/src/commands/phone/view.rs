@@ -326,9 +326,9 @@ impl View {
                 "at_ms": notice.at,
             }),
             Event::Removed { was_active } => json!({ "event": "removed", "was_active": was_active }),
-            Event::Trouble { problem } => json!({ "event": "trouble", "problem": problem }),
+            Event::Trouble { problem } => json!({ "event": "trouble", "message": problem }),
             Event::Recovered { what } => json!({ "event": "recovered", "what": what }),
-            Event::Error { problem } => json!({ "event": "error", "problem": problem }),
+            Event::Error { problem } => json!({ "event": "error", "message": problem }),
         }
     }
 }
