@@ -4,7 +4,10 @@ use std::{env, error::Error, fs, path::PathBuf};
 
 use prost::Message;
 
-const SECRET_MESSAGES: [&str; 7] = [
+const SECRET_MESSAGES: [&str; 10] = [
+    ".countersign.v1.Envelope",
+    ".countersign.v1.EnrolmentClaim",
+    ".countersign.v1.PushTarget",
     ".countersign.v1.Issued",
     ".countersign.v1.Answer",
     ".countersign.v1.TrialAnswer",

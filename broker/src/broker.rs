@@ -98,8 +98,13 @@ impl Broker {
             RELYING_PARTIES_CACHED.try_into().expect("not zero"),
         ));
         let (effects, to_do) = mpsc::channel::<(_, Effect)>(EFFECTS_WAITING_MAX);
-        let (follower, models) =
-            Follower::catch_up(Arc::clone(&log), Arc::clone(&accounts), Arc::clone(&relying_parties), effects).await?;
+        let (follower, models) = Follower::catch_up(
+            Arc::clone(&log),
+            Arc::clone(&accounts),
+            Arc::clone(&relying_parties),
+            effects,
+        )
+        .await?;
 
         let sign_in = SignIn::new(
             accounts,
@@ -147,10 +152,8 @@ impl Broker {
                 tracing::error!(%error, "the log cannot be followed");
             }
         });
-        let others = vec![
-            tokio::spawn(dispatcher.run(to_do, told)),
-            tokio::spawn(expiry::run(sign_in, due, expire)),
-        ];
+        let others =
+            vec![tokio::spawn(dispatcher.run(to_do, told)), tokio::spawn(expiry::run(sign_in, due, expire))];
         Ok(Self { stopping, log, pusher, servers, follower, others, patience, public: address })
     }
 
@@ -163,7 +166,10 @@ impl Broker {
         }
         let given_up = self.pusher.drain(self.patience).await;
         if given_up > 0 {
-            tracing::warn!(given_up, "pushes were not sent in time; those of approvals that still wait are sent at the next start");
+            tracing::warn!(
+                given_up,
+                "pushes were not sent in time; those of approvals that still wait are sent at the next start"
+            );
         }
         self.log.close().await;
         let _ = self.follower.await;

@@ -265,7 +265,9 @@ impl fmt::Display for Error {
             Self::Value { file, line: Some(line), key, problem } => {
                 write!(f, "{}:{line}: {key}: {problem}", file.display())
             }
-            Self::Value { file, line: None, key, problem } => write!(f, "{}: {key}: {problem}", file.display()),
+            Self::Value { file, line: None, key, problem } => {
+                write!(f, "{}: {key}: {problem}", file.display())
+            }
         }
     }
 }
@@ -275,14 +277,15 @@ impl std::error::Error for Error {}
 impl Config {
     /// Reads a file, and the environment over it.
     pub fn load(file: &Path) -> Result<Self, Error> {
-        let text = fs::read_to_string(file).map_err(|source| Error::Unreadable { file: file.to_owned(), source })?;
+        let text =
+            fs::read_to_string(file).map_err(|source| Error::Unreadable { file: file.to_owned(), source })?;
         Self::parse(&text, file, config::Environment::with_prefix("COUNTERSIGN"))
     }
 
     fn parse(text: &str, file: &Path, environment: config::Environment) -> Result<Self, Error> {
         // Strictly first: these errors know line and column.
-        let _: Self =
-            toml::from_str(text).map_err(|error| Error::Form { file: file.to_owned(), problem: error.to_string() })?;
+        let _: Self = toml::from_str(text)
+            .map_err(|error| Error::Form { file: file.to_owned(), problem: error.to_string() })?;
         let environment = environment.prefix_separator("__").separator("__").try_parsing(true);
         let mut config: Self = config::Config::builder()
             .add_source(config::File::from_str(text, config::FileFormat::Toml))
@@ -434,9 +437,11 @@ folder = "/var/lib/countersign/log"
 "#;
 
     fn parse(text: &str, variables: &[(&str, &str)]) -> Result<Config, String> {
-        let variables = variables.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
+        let variables =
+            variables.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
         let environment = config::Environment::with_prefix("COUNTERSIGN").source(Some(variables));
-        Config::parse(text, Path::new("/etc/countersign/countersign.toml"), environment).map_err(|e| e.to_string())
+        Config::parse(text, Path::new("/etc/countersign/countersign.toml"), environment)
+            .map_err(|e| e.to_string())
     }
 
     #[test]
@@ -449,7 +454,8 @@ folder = "/var/lib/countersign/log"
 
     #[test]
     fn the_environment_stands_above_the_file() {
-        let variables = [("COUNTERSIGN__SERVER__LISTEN", "127.0.0.1:1"), ("COUNTERSIGN__APPROVALS__DIGITS", "4")];
+        let variables =
+            [("COUNTERSIGN__SERVER__LISTEN", "127.0.0.1:1"), ("COUNTERSIGN__APPROVALS__DIGITS", "4")];
         let config = parse(GOOD, &variables).unwrap();
         assert_eq!(config.server.listen.port(), 1);
         assert_eq!(config.approvals.digits, 4);
@@ -459,7 +465,10 @@ folder = "/var/lib/countersign/log"
     fn a_typo_is_named_with_its_line() {
         let typo = GOOD.replace("listen =", "lisen =");
         let error = parse(&typo, &[]).unwrap_err();
-        assert!(error.contains("line 4") && error.contains("unknown field `lisen`") && error.contains('^'), "{error}");
+        assert!(
+            error.contains("line 4") && error.contains("unknown field `lisen`") && error.contains('^'),
+            "{error}"
+        );
         let error = parse(GOOD, &[("COUNTERSIGN__SERVER__LISEN", "x")]).unwrap_err();
         assert!(error.contains("environment") && error.contains("lisen"), "{error}");
     }
@@ -468,7 +477,10 @@ folder = "/var/lib/countersign/log"
     fn a_value_that_makes_no_sense_is_named_with_its_line_and_what_to_do() {
         let open = GOOD.replace("listen = \"127.0.0.1:8443\"", "listen = \"0.0.0.0:8443\"");
         let error = parse(&open, &[]).unwrap_err();
-        assert!(error.contains("countersign.toml:4: server.listen") && error.contains("[server.tls]"), "{error}");
+        assert!(
+            error.contains("countersign.toml:4: server.listen") && error.contains("[server.tls]"),
+            "{error}"
+        );
         let error = parse(&format!("{GOOD}[approvals]\nlifetime_s = 5\n"), &[]).unwrap_err();
         assert!(error.contains(":12: approvals.lifetime_s: must be 15 to 300"), "{error}");
         let error = parse(&GOOD.replace("socket = \"admin.sock\"", ""), &[]).unwrap_err();

@@ -29,6 +29,7 @@ pub struct OsEntropy;
 
 impl Entropy for OsEntropy {
     fn fill(&self, bytes: &mut [u8]) {
-        aws_lc_rs::rand::fill(bytes).expect("without randomness no key and no number may be made: better to end");
+        aws_lc_rs::rand::fill(bytes)
+            .expect("without randomness no key and no number may be made: better to end");
     }
 }

@@ -13,10 +13,17 @@ pub fn start(telemetry: &Telemetry) {
     // A second start in one process (tests) keeps the first one's subscriber.
     let _ = match telemetry.format {
         LogFormat::Text => registry
-            .with(fmt::layer().with_writer(std::io::stderr).with_ansi(std::io::stderr().is_terminal()).with_target(false))
+            .with(
+                fmt::layer()
+                    .with_writer(std::io::stderr)
+                    .with_ansi(std::io::stderr().is_terminal())
+                    .with_target(false),
+            )
             .try_init(),
         LogFormat::Json => registry
-            .with(fmt::layer().json().flatten_event(true).with_writer(std::io::stderr).with_current_span(false))
+            .with(
+                fmt::layer().json().flatten_event(true).with_writer(std::io::stderr).with_current_span(false),
+            )
             .try_init(),
     };
 }

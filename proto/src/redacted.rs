@@ -15,6 +15,9 @@ macro_rules! redacted {
 }
 
 redacted! {
+    // Its payload may be an answer, and so hold a number.
+    v1::Envelope, "Envelope": payload_type, key_id;
+    v1::EnrolmentClaim, "EnrolmentClaim": broker_id, locator, platform;
     v1::Issued, "Issued": approval_id, expires_at, authenticators_addressed;
     v1::Answer, "Answer": broker_id, approval_id, authenticator_id, decision, user_verified;
     v1::TrialAnswer, "TrialAnswer": broker_id, enrolment_id, authenticator_id;
@@ -22,6 +25,25 @@ redacted! {
     v1::BeginEnrolmentReply, "BeginEnrolmentReply": enrolment_id, address, expires_at;
     v1::enrolment_update::Trial, "Trial": authenticator_id, device_name, platform, expires_at;
     v1::IssueCredentialReply, "IssueCredentialReply": credential_id;
+}
+
+impl fmt::Debug for v1::PushTarget {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match &self.service {
+            Some(v1::push_target::Service::ApnsDeviceToken(_)) => "PushTarget(APNs)",
+            Some(v1::push_target::Service::FcmRegistrationToken(_)) => "PushTarget(FCM)",
+            None => "PushTarget(none)",
+        })
+    }
+}
+
+impl fmt::Debug for v1::push_target::Service {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::ApnsDeviceToken(_) => "ApnsDeviceToken",
+            Self::FcmRegistrationToken(_) => "FcmRegistrationToken",
+        })
+    }
 }
 
 // prost leaves `Debug` out of what is nested in such a message, too.

@@ -123,7 +123,9 @@ fn only_the_logs_room_knows_sled_and_only_status_makes_a_status() {
     let grpc = workspace().join("broker/src/api/grpc");
     for file in rust_files(&grpc).into_iter().filter(|file| !file.ends_with("status.rs")) {
         let text = fs::read_to_string(&file).unwrap();
-        for made in ["Status::new", "Status::with_", "Status::internal", "Status::not_found", "Status::invalid"] {
+        for made in
+            ["Status::new", "Status::with_", "Status::internal", "Status::not_found", "Status::invalid"]
+        {
             assert!(!text.contains(made), "{}: makes a status ({made}); status.rs does that", file.display());
         }
     }
@@ -139,7 +141,8 @@ fn dependencies() -> BTreeMap<String, BTreeSet<String>> {
     let packages = metadata["packages"].as_array().unwrap().iter();
     packages
         .map(|package| {
-            let normal = package["dependencies"].as_array().unwrap().iter().filter(|one| one["kind"].is_null());
+            let normal =
+                package["dependencies"].as_array().unwrap().iter().filter(|one| one["kind"].is_null());
             let names = normal.map(|one| one["name"].as_str().unwrap().to_owned());
             (package["name"].as_str().unwrap().to_owned(), names.collect())
         })

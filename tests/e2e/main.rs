@@ -3,3 +3,6 @@
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on should say where")]
 
 mod first_sign_in;
+mod following;
+mod outcomes;
+mod support;

@@ -139,6 +139,18 @@ impl Broker {
         Ok(())
     }
 
+    /// Hands the process to somebody who ends it in a way of his own, and knows that it has ended.
+    pub fn end_by<T>(&mut self, end: impl FnOnce(&mut Child) -> std::io::Result<T>) -> Result<T> {
+        let mut child = self.child.take().context("the broker does not run")?;
+        Ok(end(&mut child)?)
+    }
+
+    /// Starts the process without waiting until it serves: it may be ended before it does.
+    pub fn launch(&mut self) -> Result<()> {
+        self.child = Some(self.serve().stdout(Stdio::null()).stderr(self.stderr()?).spawn()?);
+        Ok(())
+    }
+
     /// Sends a signal.
     pub fn signal(&self, signal: Signal) -> Result<()> {
         let child = self.child.as_ref().context("the broker does not run")?;
@@ -167,14 +179,16 @@ impl Broker {
             let socket = socket.clone();
             async move { tokio::net::UnixStream::connect(socket).await.map(TokioIo::new) }
         });
-        let channel = Endpoint::from_static("http://administration").connect_with_connector(connector).await?;
+        let channel =
+            Endpoint::from_static("http://administration").connect_with_connector(connector).await?;
         Ok(AdministrationClient::new(channel))
     }
 
     /// Runs `countersign` with `--config` of this broker: its status, standard output and standard error.
     pub fn command(&self, arguments: &[&str]) -> Result<(ExitStatus, String, String)> {
         let mut command = Command::new(programs::countersign());
-        let done = command.args(arguments).arg("--config").arg(self.config_file()).stdin(Stdio::null()).output()?;
+        let done =
+            command.args(arguments).arg("--config").arg(self.config_file()).stdin(Stdio::null()).output()?;
         let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
         Ok((done.status, text(&done.stdout), text(&done.stderr)))
     }

@@ -69,6 +69,15 @@ impl World {
 
     /// A world with other push services than usual.
     pub async fn with_push(configuration: &str, push: Config) -> Result<Self> {
+        Self::made(configuration, |text| text, push).await
+    }
+
+    /// A world whose broker's configuration is edited so before its first start.
+    pub async fn with_edited(configuration: &str, edit: impl FnOnce(String) -> String) -> Result<Self> {
+        Self::made(configuration, edit, Config::new()?).await
+    }
+
+    async fn made(configuration: &str, edit: impl FnOnce(String) -> String, push: Config) -> Result<Self> {
         // Another test of this process may have installed it already.
         let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
         let files = tempfile::tempdir()?;
@@ -76,6 +85,7 @@ impl World {
         let push = PushServices::start(push).await?;
         let sections = push_sections(&push, &identity, &files)?;
         let mut broker = Broker::make(&format!("{sections}\n{configuration}"))?;
+        broker.edit_configuration(edit)?;
         broker.start()?;
         Self::round(broker, push, files).await
     }
@@ -104,7 +114,12 @@ impl World {
     }
 
     /// Enrols a phone through the public interface: code, claim, trial with its push, number.
-    pub async fn enrol(&self, account: &str, service: Service, algorithm: Algorithm) -> Result<EnrolledPhone> {
+    pub async fn enrol(
+        &self,
+        account: &str,
+        service: Service,
+        algorithm: Algorithm,
+    ) -> Result<EnrolledPhone> {
         let device = self.push.new_device(service)?;
         let target = match service {
             Service::Apns => PushTarget::Apns(device.target().to_owned()),
@@ -134,6 +149,7 @@ impl World {
     }
 
     /// Asks for an approval as a login server does.
+    #[expect(clippy::unused_self, reason = "it reads as what happens in this world")]
     pub fn sign_in(&self, account: &str) -> SignIn {
         SignIn::new(account, APPLICATION)
     }
@@ -234,4 +250,3 @@ ca_file = "{ca}"
         ca = saved.ca.display(),
     ))
 }
-

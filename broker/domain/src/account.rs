@@ -9,7 +9,6 @@ use crate::{
     enrolment::{self, Enrolment, Stage},
     event::{Identity, RecordedAnswer, RevokedBy},
     number::MatchNumber,
-    policy::Policy,
     throttle::Throttle,
 };
 
@@ -103,7 +102,7 @@ impl Aggregate for Account {
             }
             Event::EnrolmentEnded { enrolment, reason, answer_hash } => {
                 let ended = Stage::Ended { reason: *reason, answer_hash: *answer_hash };
-                self.end_enrolment(*enrolment, ended, at);
+                self.change_enrolment(*enrolment, |one| one.stage = ended);
             }
             Event::AuthenticatorBound(bound) => self.authenticators.push(Authenticator::bound(bound, at)),
             Event::TrialRequested(trial) => {
@@ -113,7 +112,7 @@ impl Aggregate for Account {
             }
             Event::AuthenticatorActivated { authenticator, enrolment, answer_hash } => {
                 let done = Stage::Done { authenticator: *authenticator, answer_hash: *answer_hash };
-                self.end_enrolment(*enrolment, done, at);
+                self.change_enrolment(*enrolment, |one| one.stage = done);
                 self.change_authenticator(*authenticator, |one| one.state = State::Active { since: at });
             }
             Event::AuthenticatorRevoked { authenticator, by } => self.revoke(*authenticator, *by, at),
@@ -129,7 +128,7 @@ impl Aggregate for Account {
                 self.change_authenticator(*authenticator, |one| one.push_target_dead = true);
             }
             Event::ApprovalRequested(requested) => {
-                self.throttle.request(at, &requested.request.policy);
+                self.throttle.request(at);
                 let addressed = self.active_authenticators().map(|one| one.id).collect();
                 self.remember_approval(Approval::requested(requested, addressed, at), at);
             }
@@ -145,8 +144,7 @@ impl Aggregate for Account {
                 self.answered(*approval, outcome, answer.into(), at);
             }
             Event::NumberWrong { approval, authenticator, answer_hash } => {
-                let policy = self.approval(*approval).map_or_else(Policy::default, |one| one.policy);
-                self.throttle.wrong_number(at, &policy);
+                self.throttle.wrong_number(at);
                 self.answered(*approval, Outcome::WrongNumber, (*authenticator, *answer_hash), at);
             }
             Event::ApprovalExpired { approval } => self.end_without_answer(*approval, Outcome::Expired, at),

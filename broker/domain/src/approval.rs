@@ -330,6 +330,7 @@ impl Account {
 
     fn recent_numbers(&self, digits: u8, now: Timestamp) -> impl Iterator<Item = MatchNumber> {
         let live = self.live_approvals().filter_map(|one| one.issued.as_ref()).map(|issued| issued.number);
+        // Those of trials do not rest: an account has only so many sign-ins in ten minutes, but any number of trials.
         let on_trial = self.live_enrolments().filter_map(Enrolment::trial_number);
         let resting =
             self.numbers.iter().filter(move |(_, live_until)| live_until.plus(limits::NUMBER_REST) > now);
@@ -339,7 +340,7 @@ impl Account {
     }
 
     /// From now on the number is not live any more.
-    pub(crate) fn rest(&mut self, number: MatchNumber, now: Timestamp) {
+    fn rest(&mut self, number: MatchNumber, now: Timestamp) {
         self.numbers.retain(|(_, live_until)| live_until.plus(limits::NUMBER_REST) > now);
         self.numbers.push((number, now));
     }
@@ -374,14 +375,23 @@ impl Account {
         }
     }
 
+    /// Those that were refused at once are counted apart: whoever makes many requests of an account must not make it
+    /// forget what it answered to others.
     fn forget_old_approvals(&mut self, now: Timestamp) {
-        let ended = self.approvals.iter().filter(|one| one.ending.is_some()).count();
-        let mut excess = ended.saturating_sub(limits::APPROVALS_ENDED_KEPT_MAX);
+        let count = |refused: bool| {
+            self.approvals
+                .iter()
+                .filter(|one| one.ending.is_some() && one.issued.is_none() == refused)
+                .count()
+        };
+        let mut refused = count(true).saturating_sub(limits::APPROVALS_REFUSED_KEPT_MAX);
+        let mut ended = count(false).saturating_sub(limits::APPROVALS_ENDED_KEPT_MAX);
         self.approvals.retain(|one| match &one.ending {
             None => true,
             Some(ending) => {
-                let forget = excess > 0 || ending.at.plus(limits::APPROVALS_ENDED_KEPT) <= now;
-                excess = excess.saturating_sub(1);
+                let excess = if one.issued.is_none() { &mut refused } else { &mut ended };
+                let forget = *excess > 0 || ending.at.plus(limits::APPROVALS_ENDED_KEPT) <= now;
+                *excess = excess.saturating_sub(1);
                 !forget
             }
         });

@@ -126,6 +126,10 @@ pub(crate) fn replace_push_target(
     call: &VerifiedReplacePushTarget,
 ) -> Result<Vec<Event>, Refusal> {
     let authenticator = account.bound_authenticator(call.authenticator())?;
+    // The same change again: its reply was lost on the way.
+    if authenticator.counter == call.counter() && authenticator.push_target == *call.push_target() {
+        return Ok(vec![]);
+    }
     rising(authenticator, call.counter())?;
     Ok(vec![Event::PushTargetReplaced {
         authenticator: authenticator.id,

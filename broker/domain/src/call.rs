@@ -8,7 +8,7 @@ use countersign_envelope::{Algorithm, key::verify_in_vain, payload_type};
 use countersign_proto::v1;
 use prost::Message;
 
-use crate::{Account, AuthenticatorId, authenticator::Authenticator, event::PushTarget, limits};
+use crate::{Account, AccountId, AuthenticatorId, authenticator::Authenticator, event::PushTarget, limits};
 
 /// Why what a phone sent is refused before anything is decided.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -104,7 +104,17 @@ pub(crate) fn bound_to(
     }
 }
 
-/// Any id is "known" to be of one of the two kinds, always the same for the same id.
+/// The id of a new authenticator. Its last bit says how it signs, so that a call in the name of one that does not exist
+/// costs what it would cost if it did.
+pub fn new_authenticator(account: AccountId, algorithm: Algorithm, mut random: [u8; 8]) -> AuthenticatorId {
+    let bit = match algorithm {
+        Algorithm::Ed25519 => 0,
+        Algorithm::Es256 => 1,
+    };
+    random[7] = random[7] & !1 | bit;
+    AuthenticatorId::new(account, random)
+}
+
 fn algorithm_in_vain(claimed: AuthenticatorId) -> Algorithm {
     if claimed.as_bytes()[AuthenticatorId::LENGTH - 1] & 1 == 0 {
         Algorithm::Ed25519

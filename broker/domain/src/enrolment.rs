@@ -259,17 +259,6 @@ impl Account {
         self.authenticator(authenticator).is_some_and(|one| one.claim_hash == claim_hash)
     }
 
-    /// Done or failed: its number rests from now on.
-    pub(crate) fn end_enrolment(&mut self, id: EnrolmentId, stage: Stage, at: Timestamp) {
-        if let Some(enrolment) = self.enrolments.iter_mut().find(|one| one.id == id) {
-            let number = enrolment.trial_number();
-            enrolment.stage = stage;
-            if let Some(number) = number {
-                self.rest(number, at);
-            }
-        }
-    }
-
     pub(crate) fn change_enrolment(&mut self, id: EnrolmentId, change: impl FnOnce(&mut Enrolment)) {
         if let Some(enrolment) = self.enrolments.iter_mut().find(|one| one.id == id) {
             change(enrolment);

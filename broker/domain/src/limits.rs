@@ -20,6 +20,8 @@ pub const ENROLMENT_CODE_ATTEMPTS: u8 = 5;
 pub const APPROVALS_ENDED_KEPT: Duration = Duration::from_secs(24 * 60 * 60);
 /// ... but no more of them than this; older ones are in the log.
 pub const APPROVALS_ENDED_KEPT_MAX: usize = 256;
+/// The same for those that were refused at once.
+pub const APPROVALS_REFUSED_KEPT_MAX: usize = 64;
 /// A number is not shown again for the same account until so long after its approval ended.
 pub const NUMBER_REST: Duration = Duration::from_secs(10 * 60);
 /// How long a yes is good for: an old yes is no yes.

@@ -1,9 +1,15 @@
 //! Counts of what happened to an account lately, and what they forbid.
 
+use std::time::Duration;
+
 use crate::{Timestamp, policy::Policy};
 
 /// Moments that are remembered per count: more than any policy counts up to.
 const REMEMBERED_MAX: usize = 1_000;
+
+/// How long they are remembered: longer than any policy looks back. Policies differ, and one that looks back a little must
+/// not make another forget.
+const REMEMBERED_FOR: Duration = Duration::from_secs(60 * 60);
 
 /// The recent past of an account.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -30,12 +36,12 @@ impl Throttle {
         (with_this >= policy.wrong_numbers_max as usize).then(|| now.plus(policy.push_pause))
     }
 
-    pub(crate) fn request(&mut self, at: Timestamp, policy: &Policy) {
-        remember(&mut self.requests, at, at.minus(policy.requests_window));
+    pub(crate) fn request(&mut self, at: Timestamp) {
+        remember(&mut self.requests, at);
     }
 
-    pub(crate) fn wrong_number(&mut self, at: Timestamp, policy: &Policy) {
-        remember(&mut self.wrong_numbers, at, at.minus(policy.wrong_numbers_window));
+    pub(crate) fn wrong_number(&mut self, at: Timestamp) {
+        remember(&mut self.wrong_numbers, at);
     }
 
     /// A pause starts the count anew: it is the answer to those wrong numbers. It never shortens the one before it,
@@ -50,7 +56,8 @@ fn since(moments: &[Timestamp], start: Timestamp) -> usize {
     moments.iter().filter(|at| **at > start).count()
 }
 
-fn remember(moments: &mut Vec<Timestamp>, at: Timestamp, start: Timestamp) {
+fn remember(moments: &mut Vec<Timestamp>, at: Timestamp) {
+    let start = at.minus(REMEMBERED_FOR);
     moments.retain(|earlier| *earlier > start);
     if moments.len() == REMEMBERED_MAX {
         moments.remove(0);

@@ -129,12 +129,16 @@ impl Server {
                 Some(acceptor) => {
                     let connection = self.connection();
                     tokio::spawn(async move {
-                        let Ok(Ok(stream)) = tokio::time::timeout(HANDSHAKE_MAX, acceptor.accept(stream)).await else {
+                        let Ok(Ok(stream)) =
+                            tokio::time::timeout(HANDSHAKE_MAX, acceptor.accept(stream)).await
+                        else {
                             return;
                         };
                         let shown = stream.get_ref().1.peer_certificates().and_then(<[_]>::first);
                         let certificate_hash = shown.map(|certificate| sha256(certificate));
-                        connection.serve(stream, Peer { address: Some(address), certificate_hash }, place).await;
+                        connection
+                            .serve(stream, Peer { address: Some(address), certificate_hash }, place)
+                            .await;
                     });
                 }
             }
@@ -268,9 +272,9 @@ pub fn tls(tls: &Tls) -> Result<TlsAcceptor, Error> {
         None => builder.with_no_client_auth(),
         Some(path) => builder.with_client_cert_verifier(client_verifier(path, tls, provider)?),
     };
-    let mut config = builder
-        .with_single_cert(certificates, key)
-        .map_err(|error| bad(&tls.certificate_file, format!("does not go with {}: {error}", tls.key_file.display())))?;
+    let mut config = builder.with_single_cert(certificates, key).map_err(|error| {
+        bad(&tls.certificate_file, format!("does not go with {}: {error}", tls.key_file.display()))
+    })?;
     config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
     Ok(TlsAcceptor::from(Arc::new(config)))
 }

@@ -172,7 +172,8 @@ impl<C: Codec> Decider<C> {
     async fn fold(&self, id: C::Id) -> Result<Folded<C::Aggregate>, Error> {
         let stream = self.codec.stream(id);
         let version = self.log.version(stream).await?;
-        let mut folded = self.remembered(id).unwrap_or_else(|| Folded { version: None, state: Arc::default() });
+        let mut folded =
+            self.remembered(id).unwrap_or_else(|| Folded { version: None, state: Arc::default() });
         if folded.version == version {
             return Ok(folded);
         }

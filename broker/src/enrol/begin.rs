@@ -1,6 +1,8 @@
 //! An enrolling page asks for a code.
 
-use countersign_domain::{AccountId, Command, EnrolmentId, RelyingPartyId, Timestamp, event::Identity, limits};
+use countersign_domain::{
+    AccountId, Command, EnrolmentId, RelyingPartyId, Timestamp, event::Identity, limits,
+};
 use countersign_envelope::{EnrolmentCode, EnrolmentUri};
 use zeroize::Zeroizing;
 
@@ -31,8 +33,7 @@ impl Enrol {
         let sign_in = &self.sign_in;
         let enrolment = EnrolmentId::new(account, sign_in.entropy.bytes());
         let code = self.code();
-        let command =
-            Command::BeginEnrolment { identity, enrolment, code: code.clone(), relying_party };
+        let command = Command::BeginEnrolment { identity, enrolment, code: code.clone(), relying_party };
         let decided = sign_in.accounts.decide(account, |_, _| Ok::<_, Error>(command.clone())).await?;
         let uri = EnrolmentUri {
             address: self.public_url.clone(),

@@ -1,7 +1,7 @@
 //! A phone claims a code with its new key. If it knows the secret, it is bound and gets its trial.
 
 use countersign_domain::{
-    Account, AuthenticatorId, Command, EnrolmentId, Timestamp,
+    Account, AuthenticatorId, Command, EnrolmentId, Timestamp, call,
     challenge::trial_challenge,
     claim::VerifiedClaim,
     command::Refusal,
@@ -33,7 +33,8 @@ impl Enrol {
         let enrolment =
             sign_in.models.index.enrolment(claim.locator()).ok_or(Refusal::EnrolmentNotWaiting)?;
         let account = enrolment.account();
-        let authenticator = AuthenticatorId::new(account, sign_in.entropy.bytes());
+        let authenticator =
+            call::new_authenticator(account, claim.key().algorithm(), sign_in.entropy.bytes());
         let broker_key = sign_in.keys.public_key().as_bytes().to_vec();
         let decided = sign_in
             .accounts
@@ -50,7 +51,9 @@ impl Enrol {
             .await?;
         let bound = decided.state.enrolment(enrolment).map(|one| &one.stage);
         match bound {
-            Some(Stage::OnTrial { authenticator, question }) if self.is_of(&decided.state, *authenticator, &claim) => {
+            Some(Stage::OnTrial { authenticator, question })
+                if self.is_of(&decided.state, *authenticator, &claim) =>
+            {
                 let receipt = self.receipt(&decided.state, enrolment, *authenticator, &claim);
                 Ok(Bound { receipt, trial: question.challenge.clone() })
             }

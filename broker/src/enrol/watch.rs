@@ -79,7 +79,8 @@ impl Enrol {
         let place = self.sign_in.models.enrolments.expect(id);
         let known = place.steps().len();
         let so_far = self.updates(relying_party, id).await;
-        let live = so_far.as_ref().is_ok_and(|updates| updates.last().is_some_and(|last| !last.step.is_last()));
+        let live =
+            so_far.as_ref().is_ok_and(|updates| updates.last().is_some_and(|last| !last.step.is_last()));
         if !live {
             self.sign_in.models.enrolments.release(id, place);
             return Ok(after_sequence(stream::iter(so_far?.into_iter().map(Ok)).left_stream(), after));
@@ -96,7 +97,10 @@ impl Enrol {
                     Ok(updates) => {
                         let now = updates.len();
                         let news: Vec<_> = updates.into_iter().skip(told).map(Ok).collect();
-                        let last = ended || news.iter().any(|one| matches!(one, Ok(Update { step, .. }) if step.is_last()));
+                        let last = ended
+                            || news
+                                .iter()
+                                .any(|one| matches!(one, Ok(Update { step, .. }) if step.is_last()));
                         Some((news, (!last).then_some((place, known + 1, now))))
                     }
                     Err(error) => Some((vec![Err(error)], None)),
@@ -141,7 +145,9 @@ where
 /// What an event is to whoever watches this enrolment.
 fn step(account: &Account, id: EnrolmentId, event: &Event) -> Option<Step> {
     match event {
-        Event::EnrolmentBegun(begun) if begun.enrolment == id => Some(Step::Begun { expires_at: begun.expires_at }),
+        Event::EnrolmentBegun(begun) if begun.enrolment == id => {
+            Some(Step::Begun { expires_at: begun.expires_at })
+        }
         Event::EnrolmentCodeRefused { enrolment } if *enrolment == id => {
             let refused = account.enrolment(id)?.codes_refused;
             Some(Step::CodeRefused { attempts_left: limits::ENROLMENT_CODE_ATTEMPTS.saturating_sub(refused) })
@@ -159,7 +165,9 @@ fn step(account: &Account, id: EnrolmentId, event: &Event) -> Option<Step> {
         Event::AuthenticatorActivated { authenticator, enrolment, .. } if *enrolment == id => {
             Some(Step::Active { authenticator: *authenticator })
         }
-        Event::EnrolmentEnded { enrolment, reason, .. } if *enrolment == id => Some(Step::Ended { reason: *reason }),
+        Event::EnrolmentEnded { enrolment, reason, .. } if *enrolment == id => {
+            Some(Step::Ended { reason: *reason })
+        }
         _ => None,
     }
 }

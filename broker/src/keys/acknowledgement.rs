@@ -20,14 +20,25 @@ impl Acknowledgements {
     }
 
     /// The token for one push.
-    pub fn token(&self, approval: ApprovalId, authenticator: AuthenticatorId, expires_at: Timestamp) -> Bytes {
+    pub fn token(
+        &self,
+        approval: ApprovalId,
+        authenticator: AuthenticatorId,
+        expires_at: Timestamp,
+    ) -> Bytes {
         let mut token = expires_at.as_millis().to_be_bytes().to_vec();
         token.extend_from_slice(&self.mac(approval, authenticator, expires_at)[..MAC_LENGTH]);
         token.into()
     }
 
     /// Whether a token is for this push and not over.
-    pub fn is_good(&self, token: &[u8], approval: ApprovalId, authenticator: AuthenticatorId, now: Timestamp) -> bool {
+    pub fn is_good(
+        &self,
+        token: &[u8],
+        approval: ApprovalId,
+        authenticator: AuthenticatorId,
+        now: Timestamp,
+    ) -> bool {
         let Some((expires_at, mac)) = token.split_first_chunk() else { return false };
         let expires_at = Timestamp::from_millis(u64::from_be_bytes(*expires_at));
         let expected = self.mac(approval, authenticator, expires_at);
@@ -69,7 +80,12 @@ mod tests {
         assert!(!tokens.is_good(&token, approval, phone, end));
         assert!(!tokens.is_good(&token, other, phone, before));
         assert!(!tokens.is_good(&token, approval, tablet, before));
-        assert!(!tokens.is_good(&Acknowledgements::new(&[2; 32]).token(approval, phone, end), approval, phone, before));
+        assert!(!tokens.is_good(
+            &Acknowledgements::new(&[2; 32]).token(approval, phone, end),
+            approval,
+            phone,
+            before
+        ));
         let mut later = token.to_vec();
         later[0] = 1;
         assert!(!tokens.is_good(&later, approval, phone, before));

@@ -147,7 +147,9 @@ fn write(folder: &Path, kind: &'static str, secret: &[u8]) -> Result<(), Error> 
         .mode(0o600)
         .open(&path)
         .map_err(Error::io("cannot be made", &path))?;
-    file.write_all(line.as_bytes()).and_then(|()| file.sync_all()).map_err(Error::io("cannot be written", &path))
+    file.write_all(line.as_bytes())
+        .and_then(|()| file.sync_all())
+        .map_err(Error::io("cannot be written", &path))
 }
 
 fn read<const N: usize>(folder: &Path, kind: &'static str) -> Result<Zeroizing<[u8; N]>, Error> {
@@ -197,7 +199,10 @@ mod tests {
         let file = keys.join("sealing-key");
         fs::set_permissions(&file, fs::Permissions::from_mode(0o640)).unwrap();
         let error = load(&keys).unwrap_err().to_string();
-        assert!(error.contains("sealing-key") && error.contains("0640") && error.contains("chmod go-rwx"), "{error}");
+        assert!(
+            error.contains("sealing-key") && error.contains("0640") && error.contains("chmod go-rwx"),
+            "{error}"
+        );
     }
 
     #[test]

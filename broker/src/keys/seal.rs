@@ -60,7 +60,9 @@ pub struct Place<'a> {
 impl Place<'_> {
     fn associated_data(&self) -> Vec<u8> {
         let mut data = Vec::with_capacity(64);
-        for part in [b"countersign-seal-v1", self.account.as_bytes().as_slice(), self.purpose.as_bytes(), self.within] {
+        for part in
+            [b"countersign-seal-v1", self.account.as_bytes().as_slice(), self.purpose.as_bytes(), self.within]
+        {
             data.extend_from_slice(&u32::try_from(part.len()).expect("parts are short").to_be_bytes());
             data.extend_from_slice(part);
         }
@@ -108,7 +110,8 @@ impl Sealer {
             let hex = |id: &[u8]| data_encoding::HEXLOWER.encode(id);
             return Err(Error::AnotherKey { found: hex(key_id), ours: hex(&self.key_id) });
         }
-        let nonce = Nonce::try_assume_unique_for_key(&header[1 + KEY_ID_LENGTH..]).map_err(|_| Error::Malformed)?;
+        let nonce =
+            Nonce::try_assume_unique_for_key(&header[1 + KEY_ID_LENGTH..]).map_err(|_| Error::Malformed)?;
         let mut plain = Zeroizing::new(body.to_vec());
         let length = self
             .account_key(place.account)
@@ -151,7 +154,7 @@ mod tests {
     use super::*;
     use crate::entropy::OsEntropy;
 
-    fn place(account: u8, purpose: &'static str, within: &[u8]) -> Place<'_> {
+    fn place<'a>(account: u8, purpose: &'static str, within: &'a [u8]) -> Place<'a> {
         Place { account: AccountId::from_bytes([account; 16]), purpose, within }
     }
 

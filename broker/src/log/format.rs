@@ -64,6 +64,13 @@ pub(crate) fn encode(entry: &Entry, out: &mut Vec<u8>) {
     }
 }
 
+/// Appends an entry's bytes behind their length.
+pub(crate) fn put_behind_length(out: &mut Vec<u8>, entry: &[u8]) {
+    let length = u32::try_from(entry.len()).expect("an entry is within its limit of bytes");
+    out.extend_from_slice(&length.to_be_bytes());
+    out.extend_from_slice(entry);
+}
+
 /// Sets the `previous` of an entry that [`encode`] wrote at the start of `encoded`: who encoded it did not know it
 /// yet, since that is decided when the entry is given its position.
 pub(crate) fn set_previous(encoded: &mut [u8], previous: Option<Position>) {

@@ -107,7 +107,8 @@ impl Hasher for StreamHasher {
     fn write_u64(&mut self, word: u64) {
         const FACTOR: u128 = 0x9e37_79b9_7f4a_7c15;
         let product = u128::from(self.0 ^ word ^ 0xa076_1d64_78bd_642f) * FACTOR;
-        self.0 = (product as u64) ^ ((product >> 64) as u64);
+        let [lower, upper] = [product, product >> 64].map(|half| half & u128::from(u64::MAX));
+        self.0 = u64::try_from(lower ^ upper).expect("both halves have 64 bits");
     }
 
     fn finish(&self) -> u64 {

@@ -28,6 +28,13 @@ use super::start::{Started, start};
 use super::store::panic_message;
 use super::{EntryStream, EventLog, SNAPSHOT_BYTES_MAX};
 
+/// The folder of the journal's segments in the log's folder.
+pub(crate) const JOURNAL_FOLDER: &str = "journal";
+/// The folder of sled in the log's folder.
+pub(crate) const STORE_FOLDER: &str = "store";
+/// The folder of the snapshots in the log's folder.
+pub(crate) const SNAPSHOT_FOLDER: &str = "snapshots";
+
 /// How long `close` waits for both threads. Only a store that hangs takes longer, and it may.
 const CLOSE_PATIENCE: Duration = Duration::from_secs(30);
 
@@ -69,17 +76,17 @@ impl LogConfig {
 
     /// Where the journal's segments are.
     pub fn journal_folder(&self) -> PathBuf {
-        self.folder.join("journal")
+        self.folder.join(JOURNAL_FOLDER)
     }
 
     /// Where sled is.
     pub fn store_folder(&self) -> PathBuf {
-        self.folder.join("store")
+        self.folder.join(STORE_FOLDER)
     }
 
     /// Where the snapshots are.
     pub fn snapshot_folder(&self) -> PathBuf {
-        self.folder.join("snapshots")
+        self.folder.join(SNAPSHOT_FOLDER)
     }
 
     fn check(&self) -> Result<(), StartError> {

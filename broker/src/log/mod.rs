@@ -33,13 +33,16 @@ mod limits;
 mod local;
 mod lock;
 mod memory;
+mod offline;
 mod progress;
 mod queue;
 mod reading;
 mod recent;
+pub mod repair;
 mod snapshots;
 mod start;
 mod store;
+mod verify;
 
 #[cfg(test)]
 mod contract;
@@ -57,6 +60,8 @@ pub use entry::{
 pub use error::{AppendError, Corruption, Damage, DiskError, Fault, ReadError, StartError};
 pub use local::{LocalLog, LogConfig};
 pub use memory::{Crash, MemoryLog};
+pub use offline::{Ending, Entries, OfflineLog};
+pub use verify::{Report, SegmentReport, verify};
 
 /// An append-only log of entries, in streams.
 ///

@@ -149,6 +149,7 @@ impl Recent {
     pub(crate) fn wait_for(&self, position: Position) -> Task {
         let mut ring = self.lock();
         ring.wanted = position;
+        self.taken.notify_one();
         let ring = self.arrived.wait_while(ring, |ring| !ring.closing && ring.next <= position);
         let ring = ring.unwrap_or_else(PoisonError::into_inner);
         if ring.next > position { Task::Store } else { Task::Stop }
@@ -180,10 +181,10 @@ impl Ring {
     }
 
     fn is_full_of_unstored(&self, bytes_max: usize) -> bool {
-        self.store_up && !self.closing && self.bytes > bytes_max && {
-            let oldest = self.entries.front().map(|entry| entry.position);
-            oldest > self.stored
-        }
+        let oldest = self.entries.front().map(|entry| entry.position);
+        // A store that waits for more entries must get them, however large a group is.
+        let store_has_work = self.store_up && self.next > self.wanted;
+        store_has_work && !self.closing && self.bytes > bytes_max && oldest > self.stored
     }
 
     /// Takes out the oldest entries, as far as it must and may. To be dropped when the ring is not locked.

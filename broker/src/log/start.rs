@@ -19,7 +19,7 @@ use bytes::Bytes;
 
 use super::entry::{Entry, Position};
 use super::error::{Damage, DiskError, StartError};
-use super::format::{EntryHeader, decode_entry, split_entries};
+use super::format::{EntryHeader, decode_entry, put_behind_length, split_entries};
 use super::heads::Heads;
 use super::journal::disk::OsDisk;
 use super::journal::format::JournalId;
@@ -183,10 +183,7 @@ impl Pass<'_> {
         while let Some(record) = records.read()? {
             for (position, entry) in records.entries() {
                 self.follow_heads(&records, record, position, entry)?;
-                let length =
-                    u32::try_from(entry.len()).expect("a record's entries are shorter than the record");
-                body.extend_from_slice(&length.to_be_bytes());
-                body.extend_from_slice(entry);
+                put_behind_length(&mut body, entry);
                 if position == group_last(group) {
                     if let Err(reason) = self.bring_to_store(group, &body) {
                         return Ok(Outcome::Distrusts(reason));

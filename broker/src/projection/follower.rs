@@ -135,7 +135,9 @@ impl Follower {
             },
             StreamKind::Delivery => {
                 let at = Timestamp::from_millis(entry.recorded_at_ms);
-                for delivery in entry.events.iter().filter_map(|record| delivery::decode(record).ok().flatten()) {
+                for delivery in
+                    entry.events.iter().filter_map(|record| delivery::decode(record).ok().flatten())
+                {
                     if let Subject::Approval(id) = delivery.subject {
                         self.approvals.step(id, (at, delivery));
                     }
@@ -240,7 +242,8 @@ pub async fn deliveries(
         }
         if span.ended.is_none_or(|ended| entry.position < ended) {
             let at = Timestamp::from_millis(entry.recorded_at_ms);
-            let of_entry = entry.events.iter().rev().filter_map(|record| delivery::decode(record).ok().flatten());
+            let of_entry =
+                entry.events.iter().rev().filter_map(|record| delivery::decode(record).ok().flatten());
             let of_approval = of_entry.filter(|delivery| delivery.subject == Subject::Approval(id));
             steps.extend(of_approval.map(|delivery| (at, delivery)));
         }

@@ -107,7 +107,11 @@ impl Index {
         let mut contents = self.0.write().unwrap_or_else(PoisonError::into_inner);
         match event {
             RelyingPartyEvent::Registered { id, .. } => contents.relying_parties.push(*id),
-            RelyingPartyEvent::CredentialIssued { id, secret: CredentialSecret::ClientCertificate(hash), .. } => {
+            RelyingPartyEvent::CredentialIssued {
+                id,
+                secret: CredentialSecret::ClientCertificate(hash),
+                ..
+            } => {
                 contents.by_certificate.insert(*hash, *id);
             }
             _ => {}

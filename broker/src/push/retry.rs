@@ -5,6 +5,15 @@ use std::time::Duration;
 use countersign_domain::Timestamp;
 use reqwest::header::{HeaderMap, RETRY_AFTER};
 
+/// Moments that are this near count as in order: pushes ask with the time at which each began.
+const CLOCK_STEP: Duration = Duration::from_secs(60);
+
+/// Whether `at` is less than `span` before `now`. A moment from the future is not: the clock was set back, and what
+/// was true for a while from then on may be hours off.
+pub(super) fn is_recent(at: Timestamp, span: Duration, now: Timestamp) -> bool {
+    at <= now.plus(CLOCK_STEP) && at.until(now) < span
+}
+
 /// How the time between attempts grows.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Backoff {
@@ -111,6 +120,16 @@ mod tests {
         let mut headers = HeaderMap::new();
         headers.insert(RETRY_AFTER, HeaderValue::from_str(value).unwrap());
         retry_after(&headers, now())
+    }
+
+    #[test]
+    fn what_lies_ahead_is_not_recent_unless_it_is_near() {
+        let (second, minute) = (Duration::from_secs(1), Duration::from_secs(60));
+        assert!(is_recent(now(), minute, now()));
+        assert!(is_recent(now().minus(Duration::from_secs(59)), minute, now()));
+        assert!(!is_recent(now().minus(minute), minute, now()));
+        assert!(is_recent(now().plus(minute), minute, now()));
+        assert!(!is_recent(now().plus(minute + second), minute, now()));
     }
 
     #[test]

@@ -106,7 +106,10 @@ impl SignIn {
         match envelope.payload_type.as_str() {
             payload_type::ANSWER => self.answer_approval(envelope).await.map(Answered::Approval),
             payload_type::TRIAL_ANSWER => self.answer_trial(envelope).await,
-            _ => Err(call::Error::Malformed("payload_type is neither that of an answer nor of a trial answer").into()),
+            _ => {
+                Err(call::Error::Malformed("payload_type is neither that of an answer nor of a trial answer")
+                    .into())
+            }
         }
     }
 
@@ -125,7 +128,8 @@ impl SignIn {
             return Err(Error::AcknowledgementInvalid);
         }
         let Some(place) = self.models.approvals.find(approval) else { return Ok(()) };
-        let known = place.steps().iter().any(|(_, one)| one.authenticator == authenticator && one.step == step);
+        let known =
+            place.steps().iter().any(|(_, one)| one.authenticator == authenticator && one.step == step);
         if known {
             return Ok(());
         }
@@ -149,10 +153,8 @@ impl SignIn {
         let id = claimed_authenticator(envelope)?.account();
         let account = self.account_of(envelope).await?;
         let answer = VerifiedAnswer::verify(&account, self.keys.broker_id(), envelope)?;
-        let decided = self
-            .accounts
-            .decide(id, |_, _| Ok::<_, Error>(Command::SubmitAnswer(answer.clone())))
-            .await?;
+        let decided =
+            self.accounts.decide(id, |_, _| Ok::<_, Error>(Command::SubmitAnswer(answer.clone()))).await?;
         let ending = decided.state.approval(answer.approval()).and_then(|one| one.ending.clone());
         let ending = ending.ok_or(Refusal::UnknownApproval)?;
         let by_this = ending.answer.as_ref().is_some_and(|one| one.answer_hash == answer.hash());
@@ -188,7 +190,11 @@ impl SignIn {
         Ok(self.accounts.load(claimed.account()).await?)
     }
 
-    fn reader<'a>(&self, account: &'a Account, read: &VerifiedRead) -> Result<(&'a Authenticator, Timestamp), Error> {
+    fn reader<'a>(
+        &self,
+        account: &'a Account,
+        read: &VerifiedRead,
+    ) -> Result<(&'a Authenticator, Timestamp), Error> {
         let now = self.clock.now();
         if !self.keys.nonces.is_good(read.nonce(), now) {
             return Err(Error::NonceExpired);
@@ -205,7 +211,9 @@ impl SignIn {
             .filter(|other| other.id != phone.id && phone.is_active())
             .filter_map(|other| match other.state {
                 State::Active { since } => Some((since, v1::notice::Kind::AuthenticatorAdded, other)),
-                State::Revoked { at, was_active: true } => Some((at, v1::notice::Kind::AuthenticatorRemoved, other)),
+                State::Revoked { at, was_active: true } => {
+                    Some((at, v1::notice::Kind::AuthenticatorRemoved, other))
+                }
                 _ => None,
             })
             .filter(|(at, ..)| recent(*at))

@@ -1,10 +1,6 @@
 //! The clock ends what nobody has answered. One task and one timer for all approvals and enrolments that are live.
 
-use std::{
-    collections::BTreeSet,
-    sync::Arc,
-    time::Duration,
-};
+use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
 use countersign_domain::{ApprovalId, Command, EnrolmentId, Timestamp, command::Refusal};
 use tokio::sync::{Semaphore, mpsc};
@@ -30,7 +26,11 @@ pub enum Due {
 }
 
 /// Ends what is due, until nobody can ask for it any more.
-pub async fn run(sign_in: SignIn, mut asked: mpsc::Receiver<(Timestamp, Due)>, again: mpsc::Sender<(Timestamp, Due)>) {
+pub async fn run(
+    sign_in: SignIn,
+    mut asked: mpsc::Receiver<(Timestamp, Due)>,
+    again: mpsc::Sender<(Timestamp, Due)>,
+) {
     let mut waiting = BTreeSet::new();
     let places = Arc::new(Semaphore::new(CONCURRENT_MAX));
     loop {

@@ -77,7 +77,9 @@ impl SignIn {
             .accounts
             .decide(new.account, |account, now| {
                 let question = match approval::assess(account, &request, now)? {
-                    Assessment::Issue { .. } => Some(self.question(account, &request, &new.relying_party_name, now)),
+                    Assessment::Issue { .. } => {
+                        Some(self.question(account, &request, &new.relying_party_name, now))
+                    }
                     Assessment::Refused(_) | Assessment::Stands(_) => None,
                 };
                 Ok::<_, Error>(Command::RequestApproval { request: request.clone(), question })
@@ -98,7 +100,13 @@ impl SignIn {
     }
 
     /// The number, drawn among those that are free in this very state, and the challenge that commits to it.
-    fn question(&self, account: &Account, request: &Request, relying_party: &DisplayText, now: Timestamp) -> Question {
+    fn question(
+        &self,
+        account: &Account,
+        request: &Request,
+        relying_party: &DisplayText,
+        now: Timestamp,
+    ) -> Question {
         let number = MatchNumber::draw(
             request.policy.digits,
             |number| account.number_is_taken(number, now),

@@ -96,14 +96,20 @@ impl SignIn {
     }
 
     /// Withdraws an approval; gives the ending that stands.
-    pub async fn cancel(&self, relying_party: RelyingPartyId, id: ApprovalId) -> Result<(Approval, Ending), Error> {
+    pub async fn cancel(
+        &self,
+        relying_party: RelyingPartyId,
+        id: ApprovalId,
+    ) -> Result<(Approval, Ending), Error> {
         use countersign_domain::Command;
         let command = Command::CancelApproval { approval: id, relying_party };
         let decided = self.accounts.decide(id.account(), |_, _| Ok::<_, Error>(command.clone())).await;
         let approval = match decided {
             Ok(decided) => decided.state.approval(id).cloned(),
             // Not in the account's recent past: the log knows it, if it ever was.
-            Err(Error::Refused(Refusal::UnknownApproval)) => Some(self.history(relying_party, id).await?.approval),
+            Err(Error::Refused(Refusal::UnknownApproval)) => {
+                Some(self.history(relying_party, id).await?.approval)
+            }
             Err(error) => return Err(error),
         };
         let approval = approval.ok_or(Refusal::UnknownApproval)?;
@@ -121,14 +127,20 @@ impl SignIn {
         let place = self.models.approvals.expect(id);
         let account = self.accounts.load(id.account()).await;
         let approval = account.as_ref().ok().and_then(|account| account.approval(id));
-        if let Some(approval) = approval.filter(|one| one.ending.is_none() && one.relying_party == relying_party) {
+        if let Some(approval) =
+            approval.filter(|one| one.ending.is_none() && one.relying_party == relying_party)
+        {
             return Ok(Some((approval.clone(), place)));
         }
         self.models.approvals.release(id, place);
         account.map(|_| None).map_err(Error::from)
     }
 
-    fn live_steps(self, approval: Approval, place: Arc<Steps>) -> impl Stream<Item = Result<Update, Error>> + Send {
+    fn live_steps(
+        self,
+        approval: Approval,
+        place: Arc<Steps>,
+    ) -> impl Stream<Item = Result<Update, Error>> + Send {
         let issued = issued(&approval);
         let (relying_party, id) = (approval.relying_party, approval.id);
         let rest = stream::unfold(Some((self, place, 0)), move |state| async move {
@@ -147,7 +159,12 @@ impl SignIn {
         stream::iter(issued.map(Ok)).chain(rest)
     }
 
-    async fn ended_update(&self, relying_party: RelyingPartyId, id: ApprovalId, steps: usize) -> Result<Update, Error> {
+    async fn ended_update(
+        &self,
+        relying_party: RelyingPartyId,
+        id: ApprovalId,
+        steps: usize,
+    ) -> Result<Update, Error> {
         let account = self.accounts.load(id.account()).await?;
         let approval = match account.approval(id) {
             Some(approval) => approval.clone(),

@@ -29,17 +29,13 @@ pub(crate) fn digits(number: &str, paint: impl Fn(&str) -> String) -> String {
         .join("\n")
 }
 
-/// A QR code in half blocks, dark on light as cameras expect it. `None` if the text is too long for one.
-pub(crate) fn qr_code(text: &str) -> Option<String> {
+/// A QR code in half blocks. On paper, the dark modules are what is drawn; without, what is drawn is taken to be the
+/// light ones, as it is on most terminals. `None` if the text is too long for a code.
+pub(crate) fn qr_code(text: &str, is_on_paper: bool) -> Option<String> {
     let code = QrCode::with_error_correction_level(text, EcLevel::L).ok()?;
-    // On a terminal with a dark background the light modules are what is drawn.
-    Some(
-        code.render::<Dense1x2>()
-            .dark_color(Dense1x2::Dark)
-            .light_color(Dense1x2::Light)
-            .quiet_zone(true)
-            .build(),
-    )
+    let (dark, light) =
+        if is_on_paper { (Dense1x2::Dark, Dense1x2::Light) } else { (Dense1x2::Light, Dense1x2::Dark) };
+    Some(code.render::<Dense1x2>().dark_color(dark).light_color(light).quiet_zone(true).build())
 }
 
 #[cfg(test)]
@@ -60,7 +56,7 @@ mod tests {
             "countersign://enrol?v=1&a=https%3A%2F%2Fapprove.example.org%3A8443&c=7K3M9QXRVT2B4HJN8PD&k={}",
             "0123456789abcdef".repeat(4)
         );
-        let code = qr_code(&uri).expect("it fits");
+        let code = qr_code(&uri, true).expect("it fits");
         assert!(code.lines().all(|line| line.chars().count() <= 80));
     }
 }

@@ -99,8 +99,9 @@ impl Page {
         }
         screen.line(&format!("A phone for {}.", screen.paint(Ink::Bold, account)))?;
         if screen.is_terminal {
-            if let Some(code) = big::qr_code(&begun.uri) {
-                let code: String = code.lines().map(|line| format!("    {line}\n")).collect();
+            if let Some(code) = big::qr_code(&begun.uri, screen.is_coloured) {
+                let code: String =
+                    code.lines().map(|line| format!("    {}\n", screen.paint(Ink::Paper, line))).collect();
                 screen.line(&format!("\nScan this with the phone:\n\n{code}"))?;
             }
             screen.line("or paste this into device-sim phone:\n")?;

@@ -8,6 +8,7 @@ use countersign_proto::v1::{self, OutcomeKind, progress};
 use device_sim::{
     clock::{Clock, Timestamp},
     login::{ApiKey, Issued, LoginServer, Outcome, Progress, SignIn, Step, Update},
+    wire::Refusal,
 };
 use serde_json::json;
 use tokio::signal::unix::{SignalKind, signal};
@@ -60,12 +61,23 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<ExitCode> {
     let mut terminate = signal(SignalKind::terminate())?;
     let transport = terminal::transport(&args.broker, args.ca_file.as_deref())?;
     let login = LoginServer::new(&transport, Some(ApiKey::from_file(&args.api_key_file)?));
+    let explained = |refusal: Refusal| anyhow!(terminal::advice(&refusal, transport.address()));
+    // Once somebody waits, a broker that goes away is waited for; one that was never there is not.
+    let described = transport.authenticators().describe_broker(v1::DescribeBrokerRequest {}).await;
+    described.map_err(|status| explained(status.into()))?;
     let mut sign_in = SignIn::new(args.account, args.application).in_realm(args.realm);
     sign_in.context = v1::Context { source_ip: args.ip, place: args.place, browser: args.browser };
     sign_in.lifetime = args.lifetime.map(std::time::Duration::from_secs);
 
     let clock = Clock::new();
-    let mut page = Page { screen: Screen::new(args.json), began_at: clock.now(), waits: None, failure: None };
+    let mut page = Page {
+        screen: Screen::new(args.json),
+        began_at: clock.now(),
+        waits: None,
+        phones: Vec::new(),
+        addressed: 0,
+        failure: None,
+    };
     page.asking(&sign_in)?;
     let outcome = {
         let asked = login.until_outcome(&sign_in, &clock, |update| page.told(update, clock.now()));
@@ -86,7 +98,7 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<ExitCode> {
             None => return Ok(ExitCode::FAILURE),
         },
     };
-    let outcome = outcome.map_err(|refusal| anyhow!(terminal::advice(&refusal, &args.broker)))?;
+    let outcome = outcome.map_err(explained)?;
     page.ended(&sign_in, &outcome, clock.now())?;
     let lets_in = outcome.lets_in(&sign_in.session_binding, clock.now());
     Ok(if lets_in { ExitCode::SUCCESS } else { ExitCode::FAILURE })
@@ -98,6 +110,9 @@ struct Page {
     began_at: Timestamp,
     /// The approval that waits.
     waits: Option<String>,
+    /// The phones that something was heard of, in that order: so they are called.
+    phones: Vec<String>,
+    addressed: u32,
     /// Standard output is gone.
     failure: Option<anyhow::Error>,
 }
@@ -108,12 +123,19 @@ impl Page {
             return Ok(());
         }
         let application = self.screen.paint(Ink::Bold, &sign_in.application);
-        self.screen.line(&format!("{} signs in to {application}.", self.screen.paint(Ink::Bold, &sign_in.account)))
+        self.screen
+            .line(&format!("{} signs in to {application}.", self.screen.paint(Ink::Bold, &sign_in.account)))
     }
 
     fn told(&mut self, update: &Update, now: Timestamp) {
         if let Step::Issued(issued) = &update.step {
             self.waits = Some(issued.approval_id.clone());
+            self.addressed = issued.authenticators_addressed;
+        }
+        if let Step::Progress(progress) = &update.step
+            && !self.phones.contains(&progress.authenticator_id)
+        {
+            self.phones.push(progress.authenticator_id.clone());
         }
         let shown = if self.screen.is_json { self.object(update) } else { self.text(update, now) };
         if let Err(error) = shown {
@@ -133,7 +155,8 @@ impl Page {
     fn number(&self, issued: &Issued, now: Timestamp) -> anyhow::Result<()> {
         let number = issued.number.expose();
         if self.screen.is_terminal {
-            self.screen.line(&format!("\n{}\n", big::digits(number, |line| self.screen.paint(Ink::Bold, line))))?;
+            self.screen
+                .line(&format!("\n{}\n", big::digits(number, |line| self.screen.paint(Ink::Bold, line))))?;
         }
         let left = issued.expires_at.map(|at| format!(" within {}", until(at, now))).unwrap_or_default();
         self.screen.line(&format!("Type {} on your phone{left}.", self.screen.paint(Ink::Bold, number)))?;
@@ -143,23 +166,35 @@ impl Page {
 
     fn progress(&self, progress: &Progress, now: Timestamp) -> anyhow::Result<()> {
         use progress::Kind;
+        let phone = self.phone(&progress.authenticator_id);
         let what = match progress.kind {
-            Kind::AcceptedByPushService => "accepted by the push service".to_owned(),
-            Kind::Delivered => "delivered to the phone".to_owned(),
-            Kind::Opened => "opened on the phone".to_owned(),
-            Kind::PushFailed => self.screen.paint(
-                Ink::Yellow,
-                format!("no push could be sent ({}); the phone shows it when it is opened", progress.reason),
-            ),
+            Kind::AcceptedByPushService => format!("accepted by the push service{}", phone(" for ")),
+            Kind::Delivered => format!("delivered to{}", phone(" ")),
+            Kind::Opened => format!("opened on{}", phone(" ")),
+            Kind::PushFailed => {
+                let text = format!(
+                    "no push reaches{} ({}); it shows the sign-in when it is opened",
+                    phone(" "),
+                    progress.reason
+                );
+                self.screen.paint(Ink::Yellow, text)
+            }
             Kind::Unspecified => return Ok(()),
         };
         self.step(now, &what)
     }
 
+    /// What a phone is called, after some word: by a number, where there are several.
+    fn phone(&self, authenticator_id: &str) -> impl Fn(&str) -> String {
+        let at = self.phones.iter().position(|known| known == authenticator_id).unwrap_or_default() + 1;
+        let is_one = self.addressed < 2;
+        move |before| if is_one { format!("{before}the phone") } else { format!("{before}phone {at}") }
+    }
+
     /// A line with how long it took to get there.
     fn step(&self, now: Timestamp, what: &str) -> anyhow::Result<()> {
-        let tenths = now.since(self.began_at).as_millis() / 100;
-        let when = format!("{:>4}.{} s", tenths / 10, tenths % 10);
+        let millis = now.since(self.began_at).as_millis();
+        let when = format!("{:>4}.{:02} s", millis / 1_000, millis % 1_000 / 10);
         self.screen.line(&format!("{}  {what}", self.screen.paint(Ink::Dim, when)))
     }
 

@@ -30,7 +30,7 @@ pub(crate) struct Screen {
     /// Somebody looks at it.
     pub(crate) is_terminal: bool,
     /// And wants colours.
-    is_coloured: bool,
+    pub(crate) is_coloured: bool,
 }
 
 /// A colour, or a weight.
@@ -42,6 +42,8 @@ pub(crate) enum Ink {
     Green,
     Yellow,
     Cyan,
+    /// Black on white, whatever the terminal's own colours are: what a camera can read.
+    Paper,
 }
 
 impl Screen {
@@ -82,6 +84,7 @@ impl Screen {
             Ink::Green => "1;32",
             Ink::Yellow => "1;33",
             Ink::Cyan => "36",
+            Ink::Paper => "30;107",
         };
         format!("\x1b[{code}m{text}\x1b[0m")
     }
@@ -90,10 +93,9 @@ impl Screen {
     pub(crate) fn outcome(self, kind: OutcomeKind) -> String {
         let ink = match kind {
             OutcomeKind::Approved => Ink::Green,
-            OutcomeKind::Denied
-            | OutcomeKind::Reported
-            | OutcomeKind::WrongNumber
-            | OutcomeKind::Refused => Ink::Red,
+            OutcomeKind::Denied | OutcomeKind::Reported | OutcomeKind::WrongNumber | OutcomeKind::Refused => {
+                Ink::Red
+            }
             OutcomeKind::Unspecified
             | OutcomeKind::Expired
             | OutcomeKind::Cancelled
@@ -158,7 +160,8 @@ pub(crate) fn trusting(address: &str, pem: Option<String>) -> Result<Transport, 
 }
 
 pub(crate) fn read_pem(path: &Path) -> anyhow::Result<String> {
-    fs::read_to_string(path).with_context(|| format!("cannot read the certificate authorities in {}", path.display()))
+    fs::read_to_string(path)
+        .with_context(|| format!("cannot read the certificate authorities in {}", path.display()))
 }
 
 /// What a refusal says to the person who must act.
@@ -171,7 +174,9 @@ pub(crate) fn advice(refusal: &Refusal, address: &str) -> String {
         None if message.contains("certificate") || message.contains("InvalidContentType") => {
             format!("{address} does not speak TLS as it should: {message}")
         }
-        None if refusal.is_lost() => format!("cannot reach the broker at {address}: {message}; does it run there?"),
+        None if refusal.is_lost() => {
+            format!("cannot reach the broker at {address}: {message}; does it run there?")
+        }
         None => format!("{address} answers, but not as a Countersign broker: {refusal}"),
         Some("CREDENTIAL_INVALID" | "CREDENTIAL_MISSING") => format!(
             "the broker does not know this API key ({message}); have a new credential issued if it was revoked"

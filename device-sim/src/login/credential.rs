@@ -77,7 +77,7 @@ impl ApiKey {
     }
 
     /// As it is sent; none where it holds what no header can.
-    fn header(&self) -> Option<MetadataValue<Ascii>> {
+    fn into_header(self) -> Option<MetadataValue<Ascii>> {
         let text = Zeroizing::new(format!("Bearer {}", self.0.as_str()));
         let mut value = MetadataValue::try_from(text.as_str()).ok()?;
         value.set_sensitive(true);
@@ -104,8 +104,8 @@ pub struct Authorize(Option<MetadataValue<Ascii>>);
 
 impl Client {
     /// With an API key; without one the client certificate of the transport is all that is shown.
-    pub fn new(transport: &Transport, key: Option<&ApiKey>) -> Self {
-        Self { transport: transport.clone(), authorize: Authorize(key.and_then(ApiKey::header)) }
+    pub fn new(transport: &Transport, key: Option<ApiKey>) -> Self {
+        Self { transport: transport.clone(), authorize: Authorize(key.and_then(ApiKey::into_header)) }
     }
 
     /// The connections.
@@ -152,8 +152,10 @@ mod tests {
         assert!(matches!(ApiKey::from_file(&path), Err(ApiKeyError::Open { mode: 0o644, .. })));
         fs::set_permissions(&path, fs::Permissions::from_mode(0o600)).expect("set");
         let key = ApiKey::from_file(&path).expect("a key");
-        assert_eq!(key.header().expect("a header"), "Bearer csk_abc");
-        assert_eq!(format!("{key:?} {:?}", key.header()), "ApiKey(secret) Some(Sensitive)");
+        assert_eq!(format!("{key:?}"), "ApiKey(secret)");
+        let header = key.into_header().expect("a header");
+        assert_eq!(header, "Bearer csk_abc");
+        assert_eq!(format!("{header:?}"), "Sensitive");
         fs::write(&path, "hello\n").expect("written");
         assert!(matches!(ApiKey::from_file(&path), Err(ApiKeyError::None(_))));
     }

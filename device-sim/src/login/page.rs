@@ -93,7 +93,7 @@ pub struct EnrolmentUpdates(tonic::Streaming<v1::EnrolmentUpdate>);
 impl EnrollingPage {
     /// A page with this API key; without one, with the client certificate of the transport.
     pub fn new(transport: &Transport, key: Option<ApiKey>) -> Self {
-        Self { client: Client::new(transport, key.as_ref()), realm: String::new() }
+        Self { client: Client::new(transport, key), realm: String::new() }
     }
 
     /// For accounts of this realm, not of the relying party's own.
@@ -156,7 +156,8 @@ impl EnrollingPage {
                             }
                         }
                         Ok(None) => {
-                            break tonic::Status::unavailable("the broker ended the stream before the end").into();
+                            break tonic::Status::unavailable("the broker ended the stream before the end")
+                                .into();
                         }
                         Err(refusal) => break refusal,
                     }

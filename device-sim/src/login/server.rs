@@ -128,7 +128,7 @@ impl SignIn {
 impl LoginServer {
     /// A login server with this API key; without one, with the client certificate of the transport.
     pub fn new(transport: &Transport, key: Option<ApiKey>) -> Self {
-        Self { client: Client::new(transport, key.as_ref()) }
+        Self { client: Client::new(transport, key) }
     }
 
     /// Its way to the broker: the generated clients, with its credential, for what no login server would send.

@@ -168,11 +168,7 @@ impl Phone {
     }
 
     /// Sends a signed answer, as it is.
-    pub async fn submit(
-        &self,
-        transport: &Transport,
-        answer: v1::Envelope,
-    ) -> Result<OutcomeKind, Refusal> {
+    pub async fn submit(&self, transport: &Transport, answer: v1::Envelope) -> Result<OutcomeKind, Refusal> {
         let request = v1::SubmitAnswerRequest { answer: Some(answer) };
         let reply = self.learning(transport.authenticators().submit_answer(request).await)?;
         self.learn_nonce(&reply.next_nonce);

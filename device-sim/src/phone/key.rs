@@ -76,9 +76,7 @@ impl Key {
 
     pub(super) fn stored(&self) -> StoredKey {
         match &self.kept {
-            Kept::Seed(seed) => {
-                StoredKey::Ed25519 { seed: Zeroizing::new(BASE64.encode(seed.as_slice())) }
-            }
+            Kept::Seed(seed) => StoredKey::Ed25519 { seed: Zeroizing::new(BASE64.encode(seed.as_slice())) },
             Kept::Pkcs8(pkcs8) => StoredKey::Es256 { pkcs8: Zeroizing::new(BASE64.encode(pkcs8)) },
         }
     }

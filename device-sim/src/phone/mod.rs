@@ -147,8 +147,8 @@ struct State {
     is_active: bool,
     /// Notices up to this moment were shown.
     notices_until: Timestamp,
-    /// What was pushed lately, the newest last.
-    remembered: Vec<(PushKind, Box<str>)>,
+    /// What asked for an answer by push lately, the newest last.
+    remembered: Vec<Box<str>>,
 }
 
 impl Phone {

@@ -153,11 +153,7 @@ impl Profile {
 }
 
 /// What can be tried without the phone's key, the number known: none of it may ever be taken.
-pub fn forgeries(
-    phone: &Phone,
-    challenge: &Challenge,
-    number: &Number,
-) -> Vec<(&'static str, v1::Envelope)> {
+pub fn forgeries(phone: &Phone, challenge: &Challenge, number: &Number) -> Vec<(&'static str, v1::Envelope)> {
     let honest = Decision::Approve { number: number.expose() };
     let stranger = Key::generate(phone.key().public_key().algorithm());
     let other_kind = Key::generate(match phone.key().public_key().algorithm() {
@@ -189,9 +185,8 @@ pub fn forgeries(
 impl Played {
     /// Whether the broker said what it must say to this profile.
     pub fn is_as_it_must_be(&self) -> bool {
-        let refused_as = |said: &Said, reason| {
-            said.reply.as_ref().is_err_and(|refusal| refusal.reason() == Some(reason))
-        };
+        let refused_as =
+            |said: &Said, reason| said.reply.as_ref().is_err_and(|refusal| refusal.reason() == Some(reason));
         let got = |said: &Said| said.reply == Ok(self.profile.outcome());
         match self.profile {
             Profile::Ignore => self.said.is_empty(),
@@ -202,17 +197,16 @@ impl Played {
                 let first = self.said.iter().filter(|said| got(said)).count();
                 let second = self.said.iter().filter(|said| {
                     refused_as(said, "APPROVAL_ENDED")
-                        && said.reply.as_ref().is_err_and(|refusal| {
-                            refusal.outcome() == Some(OutcomeKind::Approved)
-                        })
+                        && said
+                            .reply
+                            .as_ref()
+                            .is_err_and(|refusal| refusal.outcome() == Some(OutcomeKind::Approved))
                 });
                 first == 1 && second.count() == 1
             }
-            Profile::Approve
-            | Profile::Deny
-            | Profile::Report
-            | Profile::WrongNumber
-            | Profile::Replayed => !self.said.is_empty() && self.said.iter().all(got),
+            Profile::Approve | Profile::Deny | Profile::Report | Profile::WrongNumber | Profile::Replayed => {
+                !self.said.is_empty() && self.said.iter().all(got)
+            }
         }
     }
 }

@@ -131,27 +131,31 @@ impl std::fmt::Debug for Push {
 
 impl Phone {
     /// Takes a push: keeps its nonce, and says if it is for this phone and new.
+    ///
+    /// What asks for something is asked for once. That something has ended or changed is never taken for a repetition:
+    /// the broker is asked about it all the same, and a push that somebody else wrote must not hide the broker's.
     pub fn receive(&self, push: &Push) -> Received {
         if push.authenticator_id != self.authenticator_id() {
             return Received::NotForThisPhone;
         }
         self.learn_nonce(&push.nonce);
-        if self.remember(push.kind, &push.id) { Received::New } else { Received::Again }
+        match push.kind {
+            PushKind::Ended | PushKind::Notice => Received::New,
+            PushKind::Challenge | PushKind::Trial if self.remember(&push.id) => Received::New,
+            PushKind::Challenge | PushKind::Trial => Received::Again,
+        }
     }
 
     /// Notes that something of this id came. False if it did before.
-    ///
-    /// A notice is about an authenticator, which may be added and removed: it is never taken for a repetition, since
-    /// the list says what is new.
-    fn remember(&self, kind: PushKind, id: &str) -> bool {
+    fn remember(&self, id: &str) -> bool {
         let mut state = self.lock();
-        if state.remembered.iter().any(|(known, of)| *known == kind && **of == *id) {
-            return kind == PushKind::Notice;
+        if state.remembered.iter().any(|known| **known == *id) {
+            return false;
         }
         if state.remembered.len() == REMEMBERED_MAX {
             state.remembered.remove(0);
         }
-        state.remembered.push((kind, id.into()));
+        state.remembered.push(id.into());
         true
     }
 }
@@ -164,8 +168,10 @@ mod tests {
 
     #[test]
     fn the_same_is_read_from_apns_and_from_fcm() {
-        let apns = format!(r#"{{"aps":{{"alert":{{}}}},"countersign":{{"v":1,"expires":1700000000,{FIELDS}}}}}"#);
-        let fcm = format!(r#"{{"token":"t","data":{{"v":"1","expires":"1700000000",{FIELDS}}},"android":{{}}}}"#);
+        let apns =
+            format!(r#"{{"aps":{{"alert":{{}}}},"countersign":{{"v":1,"expires":1700000000,{FIELDS}}}}}"#);
+        let fcm =
+            format!(r#"{{"token":"t","data":{{"v":"1","expires":"1700000000",{FIELDS}}},"android":{{}}}}"#);
         let read = Push::parse(apns.as_bytes()).expect("as APNs delivers it");
         assert_eq!(read, Push::parse(fcm.as_bytes()).expect("as FCM delivers it"));
         assert_eq!(read.kind, PushKind::Challenge);

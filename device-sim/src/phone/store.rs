@@ -144,7 +144,8 @@ impl Phone {
     fn restored(stored: Stored) -> Result<Self, String> {
         let key = Key::restore(&stored.key).map_err(|error| error.to_string())?;
         let broker_key = BASE64.decode(stored.broker.key.as_bytes()).map_err(|error| error.to_string())?;
-        let broker_key = PublicKey::parse(Algorithm::Ed25519, &broker_key).map_err(|error| error.to_string())?;
+        let broker_key =
+            PublicKey::parse(Algorithm::Ed25519, &broker_key).map_err(|error| error.to_string())?;
         Ok(Self {
             name: stored.name,
             key: Arc::new(key),

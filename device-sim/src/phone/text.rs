@@ -31,7 +31,8 @@ mod tests {
 
     #[test]
     fn every_script_may_be_read() {
-        for text in ["Göteborg, Sverige", "東京", "تونس", "Firefox on Linux", "naïve — “quoted”"] {
+        for text in ["Göteborg, Sverige", "東京", "تونس", "Firefox on Linux", "naïve — “quoted”"]
+        {
             assert_eq!(disguise(text), None, "{text}");
         }
     }

@@ -122,7 +122,8 @@ fn message(status: &Status) -> String {
 pub fn outcome_named(name: &str) -> Option<OutcomeKind> {
     let name = name.to_ascii_uppercase().replace([' ', '-'], "_");
     let bare = name.strip_prefix("OUTCOME_KIND_").unwrap_or(&name);
-    OutcomeKind::from_str_name(&format!("OUTCOME_KIND_{bare}")).filter(|kind| *kind != OutcomeKind::Unspecified)
+    OutcomeKind::from_str_name(&format!("OUTCOME_KIND_{bare}"))
+        .filter(|kind| *kind != OutcomeKind::Unspecified)
 }
 
 impl fmt::Display for Refusal {

@@ -170,7 +170,8 @@ impl Builder {
 
 fn is_loopback(host: &str) -> bool {
     let bare = host.trim_start_matches('[').trim_end_matches(']');
-    bare.eq_ignore_ascii_case("localhost") || bare.parse::<IpAddr>().is_ok_and(|address| address.is_loopback())
+    bare.eq_ignore_ascii_case("localhost")
+        || bare.parse::<IpAddr>().is_ok_and(|address| address.is_loopback())
 }
 
 impl fmt::Debug for Transport {
@@ -178,7 +179,7 @@ impl fmt::Debug for Transport {
         f.debug_struct("Transport")
             .field("address", &self.address)
             .field("connections", &self.channels.len())
-            .finish()
+            .finish_non_exhaustive()
     }
 }
 
@@ -208,7 +209,8 @@ mod tests {
 
     #[tokio::test]
     async fn an_address_is_scheme_host_and_port() {
-        for address in ["", "127.0.0.1:1", "ftp://127.0.0.1", "https://", "https://a.example/path?x=1", "a b"] {
+        for address in ["", "127.0.0.1:1", "ftp://127.0.0.1", "https://", "https://a.example/path?x=1", "a b"]
+        {
             let refused = Transport::to(address).trusting("").open().expect_err("malformed");
             assert!(matches!(refused, AddressError::Malformed(_)), "{address}: {refused}");
         }
@@ -218,7 +220,8 @@ mod tests {
     async fn tls_needs_somebody_to_trust() {
         let refused = Transport::to("https://a.example").open().expect_err("nobody vouches");
         assert!(matches!(refused, AddressError::NoAuthority(_)));
-        let refused = Transport::to("https://a.example").trusting("no PEM at all").open().expect_err("not PEM");
+        let refused =
+            Transport::to("https://a.example").trusting("no PEM at all").open().expect_err("not PEM");
         assert!(matches!(refused, AddressError::NotPem));
     }
 }

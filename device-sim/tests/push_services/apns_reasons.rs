@@ -128,6 +128,28 @@ async fn every_reason_that_a_request_can_provoke_is_answered_to_that_request() {
 }
 
 #[tokio::test]
+async fn no_header_may_stand_twice() {
+    let services = start().await;
+    for name in [
+        "authorization",
+        "apns-id",
+        "apns-expiration",
+        "apns-priority",
+        "apns-push-type",
+        "apns-topic",
+        "apns-collapse-id",
+    ] {
+        let target = services.new_target(Service::Apns, None).expect("room");
+        let apns = Apns::connect(&services).await;
+        let mut push = apns.request(&target, &provider_token(&services)).with("apns-priority", "10");
+        let value =
+            push.headers.iter().find(|(given, _)| given == name).map_or("1", |(_, value)| value).to_owned();
+        push.headers.extend([(name.to_owned(), value.clone()), (name.to_owned(), value)]);
+        assert_eq!(apns.answer(push).await.reason(), "DuplicateHeaders", "{name}");
+    }
+}
+
+#[tokio::test]
 async fn every_other_reason_is_answered_on_demand() {
     let services = start().await;
     for reason in BY_FAULT {

@@ -87,7 +87,9 @@ mod tests {
     #[test]
     fn anything_else_is_no_key() {
         let text = ApiKey::new(CredentialId::from_bytes([1; 24]), [7; 32]).expose();
-        for other in ["", "csk_", &text[1..], &text[..text.len() - 1], &format!("{}é", &text[..text.len() - 2])] {
+        for other in
+            ["", "csk_", &text[1..], &text[..text.len() - 1], &format!("{}é", &text[..text.len() - 2])]
+        {
             assert!(other.parse::<ApiKey>().is_err(), "{other}");
         }
     }

@@ -3,7 +3,9 @@
 use std::sync::Arc;
 
 use countersign_domain::{
-    CredentialId, RelyingParty, RelyingPartyId, challenge::timestamp, limits,
+    CredentialId, RelyingParty, RelyingPartyId,
+    challenge::timestamp,
+    limits,
     relying_party::{Command, Credential, CredentialSecret, Refusal, Scope},
     text::Realm,
 };
@@ -36,7 +38,8 @@ impl administration_server::Administration for Administration {
         let realm = fields.take("realm", Realm::parse(&request.realm));
         let allowed = limits::APPLICATIONS;
         let problem = format!("must name {} to {} applications", allowed.start(), allowed.end());
-        fields.take("applications", allowed.contains(&request.applications.len()).then_some(()).ok_or(problem));
+        fields
+            .take("applications", allowed.contains(&request.applications.len()).then_some(()).ok_or(problem));
         let applications = request.applications.iter().enumerate().map(|(at, name)| {
             fields.display(&format!("applications[{at}]"), name, limits::DISPLAY_NAME_CHARACTERS_MAX)
         });
@@ -79,7 +82,8 @@ impl administration_server::Administration for Administration {
         let certificate = &request.client_certificate;
         let problem = format!("must have at most {CERTIFICATE_BYTES_MAX} bytes of DER");
         // DER of a certificate begins with a SEQUENCE.
-        let der = certificate.is_empty() || certificate.len() <= CERTIFICATE_BYTES_MAX && certificate[0] == 0x30;
+        let der =
+            certificate.is_empty() || certificate.len() <= CERTIFICATE_BYTES_MAX && certificate[0] == 0x30;
         fields.take("client_certificate", der.then_some(()).ok_or(problem));
         let made = (|| Some((owner?, scope?)))();
         let (owner, scope) = fields.done(made)?;
@@ -111,7 +115,10 @@ impl administration_server::Administration for Administration {
         Ok(Response::new(v1::RevokeCredentialReply {}))
     }
 
-    async fn read_log(&self, request: Request<v1::ReadLogRequest>) -> Result<Response<Self::ReadLogStream>, Status> {
+    async fn read_log(
+        &self,
+        request: Request<v1::ReadLogRequest>,
+    ) -> Result<Response<Self::ReadLogStream>, Status> {
         let request = request.into_inner();
         let mut fields = Fields::default();
         let stream: Option<Option<StreamId>> = match request.stream.as_str() {
@@ -121,14 +128,23 @@ impl administration_server::Administration for Administration {
         let stream = fields.done(stream)?;
         let from = match (request.last, self.log.head()) {
             (0, _) => Position::new(request.from).unwrap_or(Position::FIRST),
-            (last, Some(head)) => Position::new(head.number().saturating_sub(last - 1)).unwrap_or(Position::FIRST),
+            (last, Some(head)) => {
+                Position::new(head.number().saturating_sub(last - 1)).unwrap_or(Position::FIRST)
+            }
             (_, None) => Position::FIRST,
         };
-        let entries: EntryStream = if request.follow { self.log.follow(from) } else { self.log.read_all(from) };
+        let entries: EntryStream =
+            if request.follow { self.log.follow(from) } else { self.log.read_all(from) };
         let wanted = entries.filter(move |entry| {
-            future::ready(entry.as_ref().map_or(true, |entry| stream.is_none_or(|stream| entry.stream == stream)))
+            future::ready(
+                entry.as_ref().map_or(true, |entry| stream.is_none_or(|stream| entry.stream == stream)),
+            )
         });
-        let limit = if request.limit == 0 { usize::MAX } else { usize::try_from(request.limit).unwrap_or(usize::MAX) };
+        let limit = if request.limit == 0 {
+            usize::MAX
+        } else {
+            usize::try_from(request.limit).unwrap_or(usize::MAX)
+        };
         let messages = wanted
             .take(limit)
             .map(|entry| entry.map(|entry| log_entry(&entry)).map_err(|error| status::of_log(&error.into())))
@@ -153,9 +169,11 @@ impl Administration {
                 Self::Log(error)
             }
         }
-        self.relying_parties.decide(id, |_, _| Ok::<_, Error>(command.clone())).await.map_err(|error| match error {
-            Error::Refused(refusal) => status::of_relying_party(&refusal),
-            Error::Log(error) => status::of_log(&error),
+        self.relying_parties.decide(id, |_, _| Ok::<_, Error>(command.clone())).await.map_err(|error| {
+            match error {
+                Error::Refused(refusal) => status::of_relying_party(&refusal),
+                Error::Log(error) => status::of_log(&error),
+            }
         })
     }
 }

@@ -73,7 +73,10 @@ impl Approvals for Services {
         self.approval(&caller, id).await
     }
 
-    async fn get_approval(&self, request: Request<v1::GetApprovalRequest>) -> Result<Response<v1::Approval>, Status> {
+    async fn get_approval(
+        &self,
+        request: Request<v1::GetApprovalRequest>,
+    ) -> Result<Response<v1::Approval>, Status> {
         let caller = self.caller(&request, Scope::SignIn).await?;
         let id = approval_id(&request.into_inner().approval_id)?;
         self.approval(&caller, id).await
@@ -100,7 +103,11 @@ impl Services {
         Ok(opened)
     }
 
-    fn new_request(&self, caller: &Caller, request: &v1::RequestApprovalRequest) -> Result<NewRequest, Status> {
+    fn new_request(
+        &self,
+        caller: &Caller,
+        request: &v1::RequestApprovalRequest,
+    ) -> Result<NewRequest, Status> {
         let mut fields = Fields::default();
         let identity = fields.account(caller, request.account.as_ref());
         let application = fields.application(caller, &request.application);
@@ -108,7 +115,8 @@ impl Services {
         let session_binding = fields.session_binding(&request.session_binding);
         let idempotency = fields.idempotency(caller, request);
         let lifetime = fields.lifetime(request.lifetime.as_ref());
-        let made = (|| Some((identity?, application?, context?, session_binding?, idempotency?, lifetime?)))();
+        let made =
+            (|| Some((identity?, application?, context?, session_binding?, idempotency?, lifetime?)))();
         let (identity, application, context, session_binding, idempotency, lifetime) = fields.done(made)?;
         allowed_realm(caller, &identity)?;
         Ok(NewRequest {

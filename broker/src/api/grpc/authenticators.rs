@@ -117,7 +117,8 @@ impl Authenticators for Services {
             },
         );
         let approval: Option<ApprovalId> = fields.parse("approval_id", &request.approval_id);
-        let authenticator: Option<AuthenticatorId> = fields.parse("authenticator_id", &request.authenticator_id);
+        let authenticator: Option<AuthenticatorId> =
+            fields.parse("authenticator_id", &request.authenticator_id);
         let made = (|| Some((step?, approval?, authenticator?)))();
         let (step, approval, authenticator) = fields.done(made)?;
         self.sign_in
@@ -127,7 +128,10 @@ impl Authenticators for Services {
         Ok(Response::new(v1::AcknowledgeReply { next_nonce: self.nonce() }))
     }
 
-    async fn unenrol(&self, request: Request<v1::UnenrolRequest>) -> Result<Response<v1::UnenrolReply>, Status> {
+    async fn unenrol(
+        &self,
+        request: Request<v1::UnenrolRequest>,
+    ) -> Result<Response<v1::UnenrolReply>, Status> {
         let call = envelope("call", request.into_inner().call)?;
         self.enrol.unenrol(&call).await.map_err(|error| self.phone(error))?;
         tracing::info!(authenticator = %call.key_id, "unenrolled itself");

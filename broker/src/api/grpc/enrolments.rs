@@ -76,7 +76,8 @@ impl Enrolments for Services {
         let request = request.into_inner();
         let (account, _) = self.named_account(&caller, request.account.as_ref())?;
         let mut fields = Fields::default();
-        let authenticator: Option<AuthenticatorId> = fields.parse("authenticator_id", &request.authenticator_id);
+        let authenticator: Option<AuthenticatorId> =
+            fields.parse("authenticator_id", &request.authenticator_id);
         let authenticator = fields.done(authenticator)?;
         self.enrol.revoke(account, authenticator, caller.id).await.map_err(enroller)?;
         tracing::info!(%authenticator, relying_party = %caller.id, "revoked");

@@ -43,7 +43,11 @@ impl Fields {
     }
 
     /// Something that is parsed from its text.
-    pub(super) fn parse<T: std::str::FromStr<Err: ToString>>(&mut self, field: &str, text: &str) -> Option<T> {
+    pub(super) fn parse<T: std::str::FromStr<Err: ToString>>(
+        &mut self,
+        field: &str,
+        text: &str,
+    ) -> Option<T> {
         self.take(field, text.parse())
     }
 
@@ -70,7 +74,10 @@ impl Fields {
     /// One of the applications that the relying party is registered with.
     pub(super) fn application(&mut self, caller: &Caller, name: &str) -> Option<DisplayText> {
         let known = caller.registration.applications.iter().find(|one| one.as_str() == name.trim());
-        self.take("application", known.cloned().ok_or("is not one that this relying party is registered with"))
+        self.take(
+            "application",
+            known.cloned().ok_or("is not one that this relying party is registered with"),
+        )
     }
 
     /// Where an attempt comes from.
@@ -78,7 +85,8 @@ impl Fields {
         let Some(context) = context else { return Some(Context::default()) };
         let source_ip = match context.source_ip.as_str() {
             "" => None,
-            text => self.take("context.source_ip", text.parse::<IpAddr>().map_err(|_| "is no IPv4 or IPv6 address")),
+            text => self
+                .take("context.source_ip", text.parse::<IpAddr>().map_err(|_| "is no IPv4 or IPv6 address")),
         };
         let place = self.free_text("context.place", &context.place, free_text);
         let browser = self.free_text("context.browser", &context.browser, free_text);
@@ -87,7 +95,10 @@ impl Fields {
 
     fn free_text(&mut self, field: &str, text: &str, allowed: bool) -> Option<DisplayText> {
         if !text.is_empty() && !allowed {
-            return self.take(field, Err("free text is not allowed by this broker's configuration (approvals.free_text)"));
+            return self.take(
+                field,
+                Err("free text is not allowed by this broker's configuration (approvals.free_text)"),
+            );
         }
         self.take(field, DisplayText::parse_optional(text, limits::CONTEXT_CHARACTERS_MAX)).flatten()
     }
@@ -95,7 +106,8 @@ impl Fields {
     /// The login server's value for the session that waits.
     pub(super) fn session_binding(&mut self, binding: &bytes::Bytes) -> Option<bytes::Bytes> {
         let allowed = limits::SESSION_BINDING_BYTES;
-        let problem = format!("must have {} to {} bytes, not {}", allowed.start(), allowed.end(), binding.len());
+        let problem =
+            format!("must have {} to {} bytes, not {}", allowed.start(), allowed.end(), binding.len());
         self.take("session_binding", allowed.contains(&binding.len()).then(|| binding.clone()).ok_or(problem))
     }
 

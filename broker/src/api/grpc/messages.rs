@@ -110,13 +110,15 @@ pub(super) fn enrolment_update(update: watch::Update) -> v1::EnrolmentUpdate {
         watch::Step::CodeRefused { attempts_left } => {
             Kind::CodeRefused(CodeRefused { attempts_left: attempts_left.into() })
         }
-        watch::Step::Trial { authenticator, device_name, platform: runs, number, expires_at } => Kind::Trial(Trial {
-            authenticator_id: authenticator.to_string(),
-            device_name: device_name.to_string(),
-            platform: platform(runs).into(),
-            match_number: number.to_text(),
-            expires_at: Some(timestamp(expires_at)),
-        }),
+        watch::Step::Trial { authenticator, device_name, platform: runs, number, expires_at } => {
+            Kind::Trial(Trial {
+                authenticator_id: authenticator.to_string(),
+                device_name: device_name.to_string(),
+                platform: platform(runs).into(),
+                match_number: number.to_text(),
+                expires_at: Some(timestamp(expires_at)),
+            })
+        }
         watch::Step::Active { authenticator } => {
             Kind::Active(Active { authenticator_id: authenticator.to_string() })
         }

@@ -79,7 +79,9 @@ impl Services {
                     v1::authenticators_server::AuthenticatorsServer::new(self.clone())
                         .max_decoding_message_size(limit),
                 )
-                .add_service(v1::enrolments_server::EnrolmentsServer::new(self).max_decoding_message_size(limit)),
+                .add_service(
+                    v1::enrolments_server::EnrolmentsServer::new(self).max_decoding_message_size(limit),
+                ),
         )
     }
 
@@ -135,13 +137,14 @@ impl Administration {
     /// The administration service, for its own listener.
     pub fn router(self) -> axum::Router {
         let service = v1::administration_server::AdministrationServer::new(self);
-        router(tonic::service::Routes::from(axum::Router::new()).add_service(reflection()).add_service(service))
+        router(
+            tonic::service::Routes::from(axum::Router::new()).add_service(reflection()).add_service(service),
+        )
     }
 }
 
-fn reflection() -> tonic_reflection::server::v1::ServerReflectionServer<
-    impl tonic_reflection::server::v1::ServerReflection,
-> {
+fn reflection()
+-> tonic_reflection::server::v1::ServerReflectionServer<impl tonic_reflection::server::v1::ServerReflection> {
     tonic_reflection::server::Builder::configure()
         .register_encoded_file_descriptor_set(v1::FILE_DESCRIPTOR_SET)
         .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)

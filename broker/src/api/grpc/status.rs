@@ -13,12 +13,7 @@ use countersign_domain::{
 use tonic::{Code, Status};
 use tonic_types::{ErrorDetails, FieldViolation, StatusExt};
 
-use crate::{
-    api::auth,
-    decider,
-    log::AppendError,
-    signin::Error,
-};
+use crate::{api::auth, decider, log::AppendError, signin::Error};
 
 /// Of all reasons of Countersign.
 const DOMAIN: &str = "countersign";
@@ -44,12 +39,16 @@ pub(super) fn of(error: Error, audience: Audience) -> Status {
     match error {
         Error::Refused(refusal) => refused(refusal, audience),
         Error::Call(error) => called(&error),
-        Error::NonceExpired => {
-            make(Code::Unauthenticated, "NONCE_EXPIRED", "the nonce is not one of the last two minutes: call again with the one in the trailer countersign-nonce-bin")
-        }
-        Error::AcknowledgementInvalid => {
-            make(Code::Unauthenticated, "ACKNOWLEDGEMENT_INVALID", "the token does not belong to this push, or is over")
-        }
+        Error::NonceExpired => make(
+            Code::Unauthenticated,
+            "NONCE_EXPIRED",
+            "the nonce is not one of the last two minutes: call again with the one in the trailer countersign-nonce-bin",
+        ),
+        Error::AcknowledgementInvalid => make(
+            Code::Unauthenticated,
+            "ACKNOWLEDGEMENT_INVALID",
+            "the token does not belong to this push, or is over",
+        ),
         Error::TooManyLive { waiting } => retry(
             Code::ResourceExhausted,
             "TOO_MANY_WAITING",
@@ -75,11 +74,16 @@ fn refused(refusal: Refusal, audience: Audience) -> Status {
         ),
         Refusal::EnrolmentOver => make(Code::FailedPrecondition, "ENROLMENT_ENDED", text),
         Refusal::KeyAlreadyBound => make(Code::AlreadyExists, "KEY_ALREADY_BOUND", text),
-        Refusal::TooManyAuthenticators { .. } => make(Code::ResourceExhausted, "TOO_MANY_AUTHENTICATORS", text),
-        Refusal::TooManyEnrolments { .. } => make(Code::ResourceExhausted, "TOO_MANY_ENROLMENTS", text),
-        Refusal::CounterNotRising { last } => {
-            with(Code::FailedPrecondition, "COUNTER_NOT_RISING", text, [("last".to_owned(), last.to_string())])
+        Refusal::TooManyAuthenticators { .. } => {
+            make(Code::ResourceExhausted, "TOO_MANY_AUTHENTICATORS", text)
         }
+        Refusal::TooManyEnrolments { .. } => make(Code::ResourceExhausted, "TOO_MANY_ENROLMENTS", text),
+        Refusal::CounterNotRising { last } => with(
+            Code::FailedPrecondition,
+            "COUNTER_NOT_RISING",
+            text,
+            [("last".to_owned(), last.to_string())],
+        ),
         Refusal::IdempotencyKeyReused => make(Code::AlreadyExists, "IDEMPOTENCY_KEY_REUSED", text),
         Refusal::NumberTaken => retry(Code::Aborted, "NUMBER_TAKEN", text, RETRY_SOON),
         Refusal::ApprovalEnded(ending) => ended(&ending),
@@ -115,7 +119,9 @@ fn called(error: &call::Error) -> Status {
         call::Error::Malformed(_) => make(Code::InvalidArgument, "MALFORMED_ENVELOPE", error.to_string()),
         call::Error::Field { field, problem } => invalid(vec![FieldViolation::new(*field, problem.clone())]),
         call::Error::Unauthentic => make(Code::Unauthenticated, "SIGNATURE_INVALID", error.to_string()),
-        call::Error::ChallengeMismatch => make(Code::InvalidArgument, "CHALLENGE_MISMATCH", error.to_string()),
+        call::Error::ChallengeMismatch => {
+            make(Code::InvalidArgument, "CHALLENGE_MISMATCH", error.to_string())
+        }
         call::Error::UnknownApproval => make(Code::NotFound, "APPROVAL_NOT_FOUND", error.to_string()),
     }
 }
@@ -189,7 +195,11 @@ pub(super) fn realm_not_allowed(realm: &str) -> Status {
 }
 
 pub(super) fn certificate_in_use() -> Status {
-    make(Code::AlreadyExists, "CERTIFICATE_IN_USE", "the certificate is a credential already; each is good for one")
+    make(
+        Code::AlreadyExists,
+        "CERTIFICATE_IN_USE",
+        "the certificate is a credential already; each is good for one",
+    )
 }
 
 pub(super) fn missing_envelope(field: &'static str) -> Status {

@@ -89,8 +89,12 @@ pub fn encode(delivery: &Delivery) -> EventRecord {
             let reason = reason.clone();
             record(EventType::PushFailed, &stored::PushFailed { subject, authenticator, reason })
         }
-        DeliveryStep::Delivered => record(EventType::PushDelivered, &stored::PushDelivered { subject, authenticator }),
-        DeliveryStep::Opened => record(EventType::ChallengeOpened, &stored::ChallengeOpened { subject, authenticator }),
+        DeliveryStep::Delivered => {
+            record(EventType::PushDelivered, &stored::PushDelivered { subject, authenticator })
+        }
+        DeliveryStep::Opened => {
+            record(EventType::ChallengeOpened, &stored::ChallengeOpened { subject, authenticator })
+        }
     };
     // Nothing is decided from progress: a release that does not know a kind of it may pass it over.
     EventRecord { may_ignore: true, ..record }
@@ -120,7 +124,8 @@ pub fn decode(record: &EventRecord) -> Result<Option<Delivery>, Error> {
     };
     let malformed = |what| Error::Malformed { kind, what };
     Ok(Some(Delivery {
-        subject: Subject::from_bytes(&subject).ok_or_else(|| malformed("subject is no approval or enrolment id"))?,
+        subject: Subject::from_bytes(&subject)
+            .ok_or_else(|| malformed("subject is no approval or enrolment id"))?,
         authenticator: AuthenticatorId::from_slice(&authenticator)
             .map_err(|_| malformed("authenticator is no authenticator id"))?,
         step,

@@ -44,7 +44,9 @@ pub trait Codec: Send + Sync + 'static {
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum Error {
     /// A newer release wrote it, and it may not be ignored.
-    #[error("event type {kind} version {version} is unknown and may not be ignored: a newer release wrote it; upgrade this one")]
+    #[error(
+        "event type {kind} version {version} is unknown and may not be ignored: a newer release wrote it; upgrade this one"
+    )]
     Unknown {
         /// Its type number.
         kind: u32,

@@ -48,7 +48,9 @@ impl Codec for RelyingPartyCodec {
                     .into(),
                     secret: Some(match secret {
                         CredentialSecret::ApiKey(hash) => Secret::ApiKeyHash(hash.to_vec().into()),
-                        CredentialSecret::ClientCertificate(hash) => Secret::CertificateHash(hash.to_vec().into()),
+                        CredentialSecret::ClientCertificate(hash) => {
+                            Secret::CertificateHash(hash.to_vec().into())
+                        }
                     }),
                 },
             ),
@@ -62,8 +64,9 @@ impl Codec for RelyingPartyCodec {
     fn decode(&self, _: RelyingPartyId, record: &EventRecord) -> Result<Option<Event>, Error> {
         let Some(kind) = kind_of(record)? else { return Ok(None) };
         let malformed = |what| Error::Malformed { kind, what };
-        let credential =
-            |bytes: &[u8]| CredentialId::from_slice(bytes).map_err(|_| malformed("credential is no credential id"));
+        let credential = |bytes: &[u8]| {
+            CredentialId::from_slice(bytes).map_err(|_| malformed("credential is no credential id"))
+        };
         Ok(Some(match kind {
             EventType::RelyingPartyRegistered => {
                 let event: stored::RelyingPartyRegistered = body(kind, &record.body)?;
@@ -89,7 +92,9 @@ impl Codec for RelyingPartyCodec {
                             (&**hash).try_into().map_err(|_| malformed("api_key_hash is not 32 bytes"))?,
                         ),
                         Some(Secret::CertificateHash(hash)) => CredentialSecret::ClientCertificate(
-                            (&**hash).try_into().map_err(|_| malformed("certificate_hash is not 32 bytes"))?,
+                            (&**hash)
+                                .try_into()
+                                .map_err(|_| malformed("certificate_hash is not 32 bytes"))?,
                         ),
                         None => return Err(malformed("secret is missing")),
                     },

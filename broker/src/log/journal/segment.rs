@@ -97,20 +97,37 @@ impl SegmentReader {
         journal: Option<JournalId>,
     ) -> Result<Self, FileError> {
         let path = folder.join(segment_name(first));
-        let failed = |error: &_| DiskError::new("read", &path, error);
-        let file = disk.open(&path).map_err(|error| failed(&error))?;
-        let length = file.length().map_err(|error| failed(&error))?;
+        let file = disk.open(&path).map_err(|error| DiskError::new("read", &path, &error))?;
         let mut bytes = [0; SEGMENT_HEADER_BYTES];
-        let read = file.read_at(&mut bytes, 0).map_err(|error| failed(&error))?;
+        let read = file.read_at(&mut bytes, 0).map_err(|error| DiskError::new("read", &path, &error))?;
         let header = SegmentHeader::decode(&bytes[..read]).and_then(|header| {
             let belongs = header.first == first && journal.is_none_or(|journal| journal == header.journal);
             belongs.then_some(header).ok_or(Damage::ForeignSegment)
         });
         let header =
             header.map_err(|damage| Corruption { file: path.clone(), offset: 0, position: first, damage })?;
-        let offset = SEGMENT_HEADER_BYTES as u64;
-        let record = Record { offset, bytes: 0, first, count: 0 };
-        Ok(Self { path, file, header, length, offset, next: first, record, window: Window::default() })
+        Ok(Self::new(path, file, header)?)
+    }
+
+    /// Opens a segment as if its header were this one; none if it is not there.
+    pub(crate) fn open_as(
+        disk: &dyn Disk,
+        folder: &Path,
+        header: SegmentHeader,
+    ) -> Result<Option<Self>, DiskError> {
+        let path = folder.join(segment_name(header.first));
+        match disk.open(&path) {
+            Ok(file) => Self::new(path, file, header).map(Some),
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(DiskError::new("read", &path, &error)),
+        }
+    }
+
+    fn new(path: PathBuf, file: Box<dyn DiskFile>, header: SegmentHeader) -> Result<Self, DiskError> {
+        let length = file.length().map_err(|error| DiskError::new("read", &path, &error))?;
+        let (offset, next) = (SEGMENT_HEADER_BYTES as u64, header.first);
+        let record = Record { offset, bytes: 0, first: next, count: 0 };
+        Ok(Self { path, file, header, length, offset, next, record, window: Window::default() })
     }
 
     /// Where the segment's file is.
@@ -197,26 +214,31 @@ impl SegmentReader {
         Ok(None)
     }
 
-    /// Whether a record header that is `wanted` begins at an offset of `from` to `last`.
-    pub(crate) fn has_header(
+    /// The first record header that is `wanted` at an offset of `from` to `last`, and its offset.
+    pub(crate) fn find_header(
         &mut self,
         from: u64,
         last: u64,
         wanted: impl Fn(RecordHeader) -> bool,
-    ) -> Result<bool, DiskError> {
+    ) -> Result<Option<(u64, RecordHeader)>, DiskError> {
         let seed = self.header.seed();
         let mut start = from;
         while start <= last {
             let offsets = to_usize((last - start + 1).min(WINDOW_BYTES as u64));
             let bytes = offsets + RECORD_HEADER_BYTES - 1;
             self.load(start, bytes)?;
-            let mut places = self.window.get(start, bytes).windows(RECORD_HEADER_BYTES);
-            if places.any(|place| RecordHeader::decode(place, seed).is_some_and(&wanted)) {
-                return Ok(true);
+            let places = self.window.get(start, bytes).windows(RECORD_HEADER_BYTES);
+            let mut headers = (start..).zip(places).filter_map(|(offset, place)| {
+                RecordHeader::decode(place, seed)
+                    .filter(|header| wanted(*header))
+                    .map(|header| (offset, header))
+            });
+            if let Some(found) = headers.next() {
+                return Ok(Some(found));
             }
             start += offsets as u64;
         }
-        Ok(false)
+        Ok(None)
     }
 
     fn load(&mut self, offset: u64, bytes: usize) -> Result<(), DiskError> {

@@ -258,7 +258,9 @@ impl Disk for SimDisk {
         state.operate()?;
         state.inodes.push(Inode::default());
         let inode = state.inodes.len() - 1;
-        state.change_names(|names| drop(names.insert(path.to_owned(), inode)));
+        state.change_names(|names| {
+            names.insert(path.to_owned(), inode);
+        });
         Ok(Box::new(SimFile { disk: self.clone(), inode }))
     }
 
@@ -277,7 +279,9 @@ impl Disk for SimDisk {
         let mut state = self.lock();
         state.operate()?;
         state.inode(path)?;
-        state.change_names(|names| drop(names.remove(path)));
+        state.change_names(|names| {
+            names.remove(path);
+        });
         Ok(())
     }
 

@@ -62,6 +62,6 @@ pub(crate) fn judge(reader: &mut SegmentReader, damage: Damage) -> Result<Verdic
     }
     // What is searched is no longer than the longest record: last_byte is before end.
     let expected = reader.next;
-    let later = reader.has_header(start + 1, last_byte, |header| header.first > expected)?;
-    Ok(if later { Verdict::Corrupt(damage) } else { Verdict::Torn })
+    let later = reader.find_header(start + 1, last_byte, |header| header.first > expected)?;
+    Ok(if later.is_some() { Verdict::Corrupt(damage) } else { Verdict::Torn })
 }

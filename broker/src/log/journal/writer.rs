@@ -68,7 +68,8 @@ impl Batch {
         self.bytes.truncate(end);
     }
 
-    fn seal(&mut self, first: Position, count: u32, seed: u32) -> &[u8] {
+    /// The record of these entries, `count` of them, the first at this position.
+    pub(crate) fn seal(&mut self, first: Position, count: u32, seed: u32) -> &[u8] {
         let (room, body) = self.bytes.split_at_mut(RECORD_HEADER_BYTES);
         let header = RecordHeader {
             kind: RecordKind::Entries,

@@ -15,6 +15,7 @@ use super::settings::Settings;
 use crate::push::{
     Error,
     payload::seconds,
+    retry::is_recent,
     settings::{SetupError, read_key_file},
 };
 
@@ -68,7 +69,7 @@ impl ProviderTokens {
     pub(super) fn current(&self, now: Timestamp) -> Result<HeaderValue, Error> {
         let mut current = self.lock();
         match &*current {
-            Some(current) if !is_older(current, RENEWED_AT_AGE, now) => Ok(current.bearer.clone()),
+            Some(current) if is_recent(current.issued_at, RENEWED_AT_AGE, now) => Ok(current.bearer.clone()),
             _ => self.renew(&mut current, now),
         }
     }
@@ -79,7 +80,9 @@ impl ProviderTokens {
         let mut current = self.lock();
         match &*current {
             Some(current) if current.bearer != used => Ok(current.bearer.clone()),
-            Some(current) if !is_older(current, RENEWED_AT_MOST_EVERY, now) => Err(expired_too_early()),
+            Some(current) if is_recent(current.issued_at, RENEWED_AT_MOST_EVERY, now) => {
+                Err(expired_too_early())
+            }
             _ => self.renew(&mut current, now),
         }
     }
@@ -114,14 +117,6 @@ pub(super) fn expired_too_early() -> Error {
     let reason = "ExpiredProviderToken: for a new provider token: check this machine's clock".to_owned();
     Error::Retry { reason, after: None }
 }
-
-/// A token from the future counts as old: the clock was set back, and Apple refuses it.
-fn is_older(current: &Current, age: Duration, now: Timestamp) -> bool {
-    current.issued_at > now.plus(CLOCK_STEP) || current.issued_at.until(now) >= age
-}
-
-/// Moments that are this near count as in order: pushes ask with the time at which each began.
-const CLOCK_STEP: Duration = Duration::from_secs(60);
 
 impl fmt::Debug for ProviderTokens {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

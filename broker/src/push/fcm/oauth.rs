@@ -17,7 +17,7 @@ use crate::push::{
     Error,
     connection::{Unanswered, body, printable, unanswered},
     payload::seconds,
-    retry::retry_after,
+    retry::{is_recent, retry_after},
 };
 
 const SCOPE: &str = "https://www.googleapis.com/auth/firebase.messaging";
@@ -63,12 +63,13 @@ struct Exchanges {
 struct Current {
     bearer: HeaderValue,
     issued_at: Timestamp,
-    expires_at: Timestamp,
+    life: Duration,
 }
 
 struct Failure {
     error: Error,
-    until: Timestamp,
+    at: Timestamp,
+    pause: Duration,
 }
 
 #[derive(Serialize)]
@@ -121,7 +122,7 @@ impl AccessTokens {
     /// Renews the token in a task of its own, unless that is under way, or failed a moment ago.
     fn renew_meanwhile(self: &Arc<Self>, now: Timestamp) {
         let Ok(mut exchanges) = Arc::clone(&self.exchanges).try_lock_owned() else { return };
-        if exchanges.failure.as_ref().is_some_and(|failure| now < failure.until) {
+        if exchanges.failure.as_ref().is_some_and(|failure| failure.holds(now)) {
             return;
         }
         let tokens = Arc::clone(self);
@@ -147,7 +148,7 @@ impl AccessTokens {
         if let Some(current) = current.filter(|current| current.bearer != used) {
             return Ok(current.bearer);
         }
-        if exchanges.replaced_at.is_some_and(|at| at.until(now) < REPLACED_AT_MOST_EVERY) {
+        if exchanges.replaced_at.is_some_and(|at| is_recent(at, REPLACED_AT_MOST_EVERY, now)) {
             return Err(token_not_taken());
         }
         *self.lock() = None;
@@ -157,7 +158,7 @@ impl AccessTokens {
 
     /// Exchanges an assertion for a token, unless an exchange failed a moment ago.
     async fn renew(&self, exchanges: &mut Exchanges, now: Timestamp) -> Result<HeaderValue, Error> {
-        if let Some(failure) = exchanges.failure.as_ref().filter(|failure| now < failure.until) {
+        if let Some(failure) = exchanges.failure.as_ref().filter(|failure| failure.holds(now)) {
             return Err(failure.again(now));
         }
         match self.exchange(now).await {
@@ -173,7 +174,7 @@ impl AccessTokens {
                     Error::Retry { after, .. } => after.unwrap_or(PAUSE),
                     _ => PAUSE_AFTER_REFUSAL,
                 };
-                exchanges.failure = Some(Failure { error: error.clone(), until: now.plus(pause) });
+                exchanges.failure = Some(Failure { error: error.clone(), at: now, pause });
                 Err(error)
             }
         }
@@ -193,8 +194,8 @@ impl AccessTokens {
             let mut bearer = HeaderValue::try_from(format!("Bearer {}", granted.access_token))
                 .map_err(|_| refused("the token endpoint answered a token that fits no header"))?;
             bearer.set_sensitive(true);
-            let expires_at = now.plus(Duration::from_secs(granted.expires_in).max(LIFE_MIN));
-            return Ok(Current { bearer, issued_at: now, expires_at });
+            let life = Duration::from_secs(granted.expires_in).max(LIFE_MIN);
+            return Ok(Current { bearer, issued_at: now, life });
         }
         let code = serde_json::from_slice(&body).map_or_else(
             |_| status.as_u16().to_string(),
@@ -219,7 +220,7 @@ impl AccessTokens {
         let claims = Claims {
             iss: self.account.client_email(),
             scope: SCOPE,
-            aud: self.account.token_uri().as_str(),
+            aud: self.account.audience(),
             iat,
             exp: iat + ASSERTION_LIFE_SECONDS,
         };
@@ -241,22 +242,27 @@ impl AccessTokens {
 
 impl Current {
     fn is_usable(&self, now: Timestamp) -> bool {
-        now.plus(MARGIN) < self.expires_at
+        is_recent(self.issued_at, self.life.saturating_sub(MARGIN), now)
     }
 
     /// A token of a short life is renewed at the middle of it.
     fn is_due(&self, now: Timestamp) -> bool {
-        let life = self.issued_at.until(self.expires_at);
-        now.plus(RENEWED_AHEAD.min(life / 2)) >= self.expires_at
+        let ahead = RENEWED_AHEAD.min(self.life / 2);
+        !is_recent(self.issued_at, self.life.saturating_sub(ahead), now)
     }
 }
 
 impl Failure {
+    fn holds(&self, now: Timestamp) -> bool {
+        is_recent(self.at, self.pause, now)
+    }
+
     /// What the failure means for a push at `now`.
     fn again(&self, now: Timestamp) -> Error {
         match &self.error {
             Error::Retry { reason, .. } => {
-                Error::Retry { reason: reason.clone(), after: Some(now.until(self.until)) }
+                let left = self.pause.saturating_sub(self.at.until(now));
+                Error::Retry { reason: reason.clone(), after: Some(left) }
             }
             error => error.clone(),
         }

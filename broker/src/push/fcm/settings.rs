@@ -52,6 +52,7 @@ pub struct ServiceAccount {
     private_key_id: Option<String>,
     key: EncodingKey,
     token_uri: HttpsUrl,
+    audience: String,
 }
 
 #[derive(Deserialize)]
@@ -112,6 +113,7 @@ impl ServiceAccount {
             private_key_id: file.private_key_id,
             key,
             token_uri: HttpsUrl::parse(&token_uri).map_err(|problem| format!("`token_uri`: {problem}"))?,
+            audience: token_uri,
         })
     }
 
@@ -128,6 +130,11 @@ impl ServiceAccount {
     /// Where its assertions are exchanged for access tokens.
     pub fn token_uri(&self) -> &HttpsUrl {
         &self.token_uri
+    }
+
+    /// The same, exactly as the file spells it: whom its assertions are for.
+    pub(super) fn audience(&self) -> &str {
+        &self.audience
     }
 
     pub(super) fn private_key_id(&self) -> Option<&str> {

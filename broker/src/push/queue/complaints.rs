@@ -5,6 +5,8 @@ use std::{collections::HashMap, time::Duration};
 
 use countersign_domain::{Timestamp, event::PushServiceKind};
 
+use crate::push::retry::is_recent;
+
 /// The same reason is said again after so long.
 const QUIET: Duration = Duration::from_secs(60);
 
@@ -38,7 +40,7 @@ impl Complaints {
     /// How many like it were kept back since it was said last, if it is time to say it.
     pub(super) fn due(&mut self, reason: &str, now: Timestamp) -> Option<u64> {
         if let Some(said) = self.said.get_mut(reason) {
-            if said.at.until(now) < QUIET {
+            if is_recent(said.at, QUIET, now) {
                 said.kept_back += 1;
                 return None;
             }
@@ -46,7 +48,7 @@ impl Complaints {
             return Some(std::mem::take(&mut said.kept_back));
         }
         if self.said.len() >= REASONS_MAX {
-            self.said.retain(|_, said| said.at.until(now) < QUIET);
+            self.said.retain(|_, said| is_recent(said.at, QUIET, now));
         }
         if self.said.len() >= REASONS_MAX {
             return None;

@@ -159,11 +159,15 @@ async fn invitation(args: &Args, input: &mut mpsc::Receiver<String>) -> anyhow::
         Some("-") => Ok(Invitation::scanned(&line().await?)?),
         Some(uri) => Ok(Invitation::scanned(uri)?),
         None if args.json => {
-            bail!("{} holds no phone yet; enrol one with --enrol URI, or - to read it from the input", args.state.display())
+            bail!(
+                "{} holds no phone yet; enrol one with --enrol URI, or - to read it from the input",
+                args.state.display()
+            )
         }
         None => {
             let screen = Screen::new(false);
-            screen.line("This phone is not enrolled yet. Paste the enrolment URI (countersign://enrol?...):")?;
+            screen
+                .line("This phone is not enrolled yet. Paste the enrolment URI (countersign://enrol?...):")?;
             loop {
                 match Invitation::scanned(&line().await?) {
                     Ok(invitation) => return Ok(invitation),

@@ -77,7 +77,9 @@ impl Control {
         let url = url.trim_end_matches('/');
         let uri: Uri = url.parse().with_context(|| format!("{url:?} is no URL"))?;
         match (uri.scheme_str(), uri.authority()) {
-            (Some("http"), Some(authority)) => Ok(Self { url: url.to_owned(), authority: authority.to_string() }),
+            (Some("http"), Some(authority)) => {
+                Ok(Self { url: url.to_owned(), authority: authority.to_string() })
+            }
             _ => bail!("--push-control takes the control API's URL, as device-sim push-services prints it"),
         }
     }
@@ -169,7 +171,8 @@ impl Control {
     }
 
     async fn send(&self, method: Method, path: &str, body: String) -> anyhow::Result<Response<Incoming>> {
-        let unreachable = || format!("cannot reach the push services' control API at {}; do they run?", self.url);
+        let unreachable =
+            || format!("cannot reach the push services' control API at {}; do they run?", self.url);
         let stream = TcpStream::connect(&self.authority).await.with_context(unreachable)?;
         let (mut sender, connection) =
             hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.with_context(unreachable)?;

@@ -11,9 +11,7 @@ use std::{
 use countersign_proto::v1::{self, OutcomeKind};
 use device_sim::{
     clock::{Clock, Timestamp},
-    phone::{
-        AnswerBuilder, Asked, Decision, Error, Phone, Push, PushKind, Received, TrialAnswerBuilder,
-    },
+    phone::{AnswerBuilder, Asked, Decision, Error, Phone, Push, PushKind, Received, TrialAnswerBuilder},
     wire::{Refusal, Transport},
 };
 use tokio::{
@@ -76,13 +74,7 @@ enum Next {
 }
 
 impl Session {
-    pub(super) fn new(
-        phone: Phone,
-        transport: Transport,
-        clock: Clock,
-        folder: PathBuf,
-        view: View,
-    ) -> Self {
+    pub(super) fn new(phone: Phone, transport: Transport, clock: Clock, folder: PathBuf, view: View) -> Self {
         let look_at = clock.now();
         Self {
             phone: Arc::new(phone),
@@ -186,7 +178,12 @@ impl Session {
         match push.kind {
             PushKind::Challenge | PushKind::Trial => {
                 self.acknowledge(&push, false);
-                if !self.knows(&push.id) {
+                if self.asking.as_ref().is_some_and(|item| item.asked.id() == push.id) {
+                    // The list was faster.
+                    self.acknowledge(&push, true);
+                } else if let Some(item) = self.queue.iter_mut().find(|item| item.asked.id() == push.id) {
+                    item.push = Some(push);
+                } else if !self.settled.contains(&push.id) {
                     self.fetch(push).await?;
                 }
             }
@@ -352,7 +349,8 @@ impl Session {
 
     /// A phone whose trial has ended without a yes is of no use.
     fn next(&mut self) -> anyhow::Result<Next> {
-        let has_trial = self.asking.iter().chain(&self.queue).any(|item| matches!(item.asked, Asked::Trial(_)));
+        let has_trial =
+            self.asking.iter().chain(&self.queue).any(|item| matches!(item.asked, Asked::Trial(_)));
         if self.phone.is_active() || has_trial {
             return Ok(Next::GoOn);
         }
@@ -429,9 +427,11 @@ impl Session {
                 return Ok(Next::GoOn);
             }
             _ => {
-                let more = if matches!(item.asked, Asked::Trial(_)) { "d" } else { "d, r or nothing" };
-                let problem =
-                    format!("That is no answer: {} digits, {more}. Nothing was sent.", item.asked.digits());
+                let more = if matches!(item.asked, Asked::Trial(_)) { "or d" } else { "d, r or nothing" };
+                let problem = format!(
+                    "That is no answer; nothing was sent. Type {} digits, {more}.",
+                    item.asked.digits()
+                );
                 self.asking = Some(item);
                 self.show(&Event::Error { problem: &problem })?;
                 return Ok(Next::GoOn);
@@ -465,8 +465,10 @@ impl Session {
                     }
                     (Some(_), _) | (_, Some("SIGNATURE_INVALID")) => return self.removed(),
                     (None, _) => {
-                        let problem =
-                            format!("The answer was not taken: {}", advice(&refusal, self.transport.address()));
+                        let problem = format!(
+                            "The answer was not taken: {}",
+                            advice(&refusal, self.transport.address())
+                        );
                         self.show(&Event::Error { problem: &problem })?;
                     }
                 }

@@ -161,10 +161,7 @@ impl View {
                 let how = if *is_pushed { "by push" } else { "by asking every few seconds (no push)" };
                 format!(
                     "\n{}\n{}",
-                    screen.paint(
-                        Ink::Bold,
-                        format!("{} · {}", phone.name(), phone.account_name())
-                    ),
+                    screen.paint(Ink::Bold, format!("{} · {}", phone.name(), phone.account_name())),
                     screen.paint(Ink::Dim, format!("Waiting for sign-ins {how}. Ctrl-C ends it."))
                 )
             }
@@ -173,30 +170,43 @@ impl View {
             Event::Answered { asked: Asked::SignIn(_), outcome } => self.answered(*outcome),
             Event::Answered { asked: Asked::Trial(_), outcome } => match outcome {
                 OutcomeKind::Approved => mark(Ink::Green, "✓", "The number is right.".to_owned()),
-                OutcomeKind::Denied => mark(Ink::Yellow, "•", "Declined: this phone was not enrolled.".to_owned()),
+                OutcomeKind::Denied => {
+                    mark(Ink::Yellow, "•", "Declined: this phone was not enrolled.".to_owned())
+                }
                 _ => mark(
                     Ink::Red,
                     "✗",
-                    "The number is wrong, and the enrolment has ended. Begin again on the enrolling page.".to_owned(),
+                    "The number is wrong, and the enrolment has ended. Begin again on the enrolling page."
+                        .to_owned(),
                 ),
             },
             Event::Ignored { .. } => {
                 mark(Ink::Dim, "•", "Ignored: it waits for another phone, or expires.".to_owned())
             }
             Event::Ended { outcome, .. } => match outcome {
-                Some(kind) => mark(Ink::Yellow, "•", format!("Ended without this phone: the sign-in was {}.", in_words(*kind))),
-                None => mark(Ink::Yellow, "•", "Ended without this phone: nothing of it waits any more.".to_owned()),
+                Some(kind) => mark(
+                    Ink::Yellow,
+                    "•",
+                    format!("Ended without this phone: the sign-in was {}.", in_words(*kind)),
+                ),
+                None => mark(
+                    Ink::Yellow,
+                    "•",
+                    "Ended without this phone: nothing of it waits any more.".to_owned(),
+                ),
             },
             Event::Notice(notice) => self.notice(notice),
             Event::Removed { was_active: true } => mark(
                 Ink::Red,
                 "✗",
-                "The broker does not take this phone any more: it was revoked. Its state is of no use now.".to_owned(),
+                "The broker does not take this phone any more: it was revoked. Its state is of no use now."
+                    .to_owned(),
             ),
             Event::Removed { was_active: false } => mark(
                 Ink::Red,
                 "✗",
-                "The enrolment has ended before the number was typed. Begin again on the enrolling page.".to_owned(),
+                "The enrolment has ended before the number was typed. Begin again on the enrolling page."
+                    .to_owned(),
             ),
             Event::Trouble { problem } => mark(Ink::Yellow, "!", format!("{problem} (trying again)")),
             Event::Recovered { what } => mark(Ink::Green, "✓", format!("{what} again.")),
@@ -242,9 +252,11 @@ impl View {
     fn answered(&self, outcome: OutcomeKind) -> String {
         let (ink, sign, more) = match outcome {
             OutcomeKind::Approved => (Ink::Green, "✓", ""),
-            OutcomeKind::WrongNumber => {
-                (Ink::Red, "✗", " Begin again on the page; if you did not begin it, tell whoever runs the sign-in.")
-            }
+            OutcomeKind::WrongNumber => (
+                Ink::Red,
+                "✗",
+                " Begin again on the page; if you did not begin it, tell whoever runs the sign-in.",
+            ),
             _ => (Ink::Yellow, "•", ""),
         };
         let (sign, outcome) = (self.screen.paint(ink, sign), self.screen.outcome(outcome));
@@ -344,6 +356,8 @@ fn named(asked: &Asked, mut object: Value) -> Value {
 fn others(waiting: usize) -> String {
     match waiting {
         2 => "Another sign-in of this account waits. Answer only what you began yourself.".to_owned(),
-        more => format!("{} other sign-ins of this account wait. Answer only what you began yourself.", more - 1),
+        more => {
+            format!("{} other sign-ins of this account wait. Answer only what you began yourself.", more - 1)
+        }
     }
 }

@@ -23,6 +23,7 @@ use std::{
 use bytes::{Bytes, BytesMut};
 use h2::{RecvStream, server::SendResponse};
 use http::{HeaderMap, HeaderValue, Method, Request, StatusCode, Uri, header, request::Parts};
+use serde::de::IgnoredAny;
 use tokio::time::timeout;
 use tokio_rustls::server::TlsStream;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
@@ -187,102 +188,96 @@ struct Stream {
     _open: OpenStream,
 }
 
+/// What a request says, without its credentials.
+struct Asked {
+    method: Method,
+    uri: Uri,
+    headers: Arc<HeaderMap>,
+    body: Bytes,
+    /// The request's own, or else one made for it.
+    apns_id: HeaderValue,
+}
+
 impl Stream {
     async fn serve(mut self, parts: Parts, body: RecvStream) {
         let Some(body) = read(body).await else { return };
         let core = &self.apns.core;
         core.tally.requests.one();
-
         let Parts { method, uri, mut headers, .. } = parts;
         headers.remove(header::AUTHORIZATION);
-        let headers = Arc::new(headers);
-        let token = request::device_token(&uri);
         let apns_id = request::apns_id(&headers).ok().flatten().unwrap_or_else(|| uuid_header(core));
+        let asked = Asked { method, uri, headers: Arc::new(headers), body, apns_id };
 
-        let strike = core.faults.strike(Place::Apns, token.as_deref().ok());
+        let outcome = self.outcome(&asked).await;
+        core.log.note(|| Received {
+            service: Service::Apns,
+            at: core.clock.now(),
+            target: request::device_token(&asked.uri).ok().map(Arc::from),
+            headers: asked.headers,
+            body: asked.body,
+            status: outcome.reply().map(|reply| reply.status().as_u16()),
+            reason: outcome.reply().and_then(Reply::reason).map(Reason::as_str),
+        });
+        self.answer(outcome, asked.apns_id).await;
+    }
+
+    /// What comes of a request: APNs' own reply, or what a fault puts in its place.
+    async fn outcome(&self, asked: &Asked) -> Outcome {
+        let core = &self.apns.core;
+        let token = request::device_token(&asked.uri).ok();
+        let strike = core.faults.strike(Place::Apns, token.as_deref());
         if !strike.latency.is_zero() {
             tokio::time::sleep(strike.latency).await;
         }
         if strike.effect == Some(Effect::DeadTarget)
-            && let Some(target) = token.as_deref().ok().and_then(|token| core.registry.find(token))
+            && let Some(target) = token.and_then(|token| core.registry.find(&token))
         {
             target.kill(Death::Unregistered, core.clock.now());
         }
-
-        let reply = match replaced(&strike, core.clock.now()) {
-            Some(replacement) => {
-                core.tally.struck_by_faults.one();
-                if strike.delivered_first {
-                    let _ = self.push(&method, &uri, &headers, &body, &apns_id);
-                }
-                replacement
-            }
-            None => Instead::Reply(self.push(&method, &uri, &headers, &body, &apns_id)),
+        let Some(instead) = Outcome::of_fault(&strike, core.clock.now()) else {
+            return Outcome::Reply(self.push(asked));
         };
-        core.log.note(|| Received {
-            service: Service::Apns,
-            at: core.clock.now(),
-            target: token.ok().map(Arc::from),
-            headers,
-            body,
-            status: reply.reply().map(|reply| reply.status().as_u16()),
-            reason: reply.reply().and_then(Reply::reason).map(Reason::as_str),
-        });
-        self.answer(reply, apns_id).await;
+        core.tally.struck_by_faults.one();
+        if strike.delivered_first {
+            // The provider does not learn what came of it.
+            let _ = self.push(asked);
+        }
+        instead
     }
 
     /// What APNs does with a request when nothing goes wrong on its side.
-    fn push(
-        &self,
-        method: &Method,
-        uri: &Uri,
-        headers: &Arc<HeaderMap>,
-        body: &Bytes,
-        apns_id: &HeaderValue,
-    ) -> Reply {
-        let core = &self.apns.core;
-        let now = core.clock.now();
-        match self.judge(method, uri, headers, body) {
-            Err(refusal) => refusal,
-            Ok((notification, target)) => {
-                if serde_json::from_slice::<serde::de::IgnoredAny>(body).is_err() {
-                    // Apple documents no reason for it: the request is accepted, and no device can read it.
-                    core.tally.discarded.one();
-                    return Reply::Accepted;
-                }
-                let push = Push {
-                    service: Service::Apns,
-                    id: apns_id.to_str().unwrap_or_default().into(),
-                    headers: Arc::clone(headers),
-                    body: body.clone(),
-                    accepted_at: now,
-                    was_stored: false,
-                };
-                target.hand_over(
-                    Held { push, keep: notification.keep, collapse_key: None },
-                    now,
-                    &core.tally,
-                );
-                Reply::Accepted
-            }
+    fn push(&self, asked: &Asked) -> Reply {
+        let tally = &self.apns.core.tally;
+        let now = self.apns.core.clock.now();
+        let (notification, target) = match self.judge(asked, now) {
+            Ok(good) => good,
+            Err(refusal) => return refusal,
+        };
+        if serde_json::from_slice::<IgnoredAny>(&asked.body).is_err() {
+            // Apple documents no reason for it: the request is accepted, and no device can read it.
+            tally.discarded.one();
+            return Reply::Accepted;
         }
+        let push = Push {
+            service: Service::Apns,
+            id: asked.apns_id.to_str().unwrap_or_default().into(),
+            headers: Arc::clone(&asked.headers),
+            body: asked.body.clone(),
+            accepted_at: now,
+            was_stored: false,
+        };
+        target.hand_over(Held { push, keep: notification.keep, collapse_key: None }, now, tally);
+        Reply::Accepted
     }
 
     /// Whether a request is good: path and method, token, headers, payload, device, in this order. Apple documents
     /// no order.
-    fn judge(
-        &self,
-        method: &Method,
-        uri: &Uri,
-        headers: &HeaderMap,
-        body: &Bytes,
-    ) -> Result<(Notification, Arc<Target>), Reply> {
-        let token = request::device_token(uri)?;
-        request::check_method(method)?;
+    fn judge(&self, asked: &Asked, now: Timestamp) -> Result<(Notification, Arc<Target>), Reply> {
+        let token = request::device_token(&asked.uri)?;
+        request::check_method(&asked.method)?;
         let key = self.key.as_ref().map_err(|reason| *reason)?;
-        let now = self.apns.core.clock.now();
-        let notification = Notification::parse(headers, key, &self.apns.topics, now)?;
-        notification.check_payload(body)?;
+        let notification = Notification::parse(&asked.headers, key, &self.apns.topics, now)?;
+        notification.check_payload(&asked.body)?;
         let target = self.device(&token, &notification)?;
         Ok((notification, target))
     }
@@ -306,10 +301,10 @@ impl Stream {
         }
     }
 
-    async fn answer(&mut self, instead: Instead, apns_id: HeaderValue) {
+    async fn answer(&mut self, outcome: Outcome, apns_id: HeaderValue) {
         let tally = &self.apns.core.tally;
-        match instead {
-            Instead::Reply(reply) => {
+        match outcome {
+            Outcome::Reply(reply) => {
                 let answered = if reply == Reply::Accepted { &tally.accepted } else { &tally.refused };
                 answered.one();
                 let is_sandbox = self.apns.environment == Environment::Sandbox;
@@ -321,48 +316,48 @@ impl Stream {
                     let _ = stream.send_data(body, true);
                 }
             }
-            Instead::Reset => self.orders.reset(),
-            Instead::GoAway(reason) => {
+            Outcome::Reset => self.orders.reset(),
+            Outcome::GoAway(reason) => {
                 self.orders.go_away(reason);
                 self.respond.send_reset(h2::Reason::REFUSED_STREAM);
             }
-            Instead::Silence => {
+            Outcome::Silence => {
                 let _ = std::future::poll_fn(|cx| self.respond.poll_reset(cx)).await;
             }
         }
     }
 }
 
-/// What a client gets: a reply, or one of the ways to get none.
+/// What a provider gets: a reply, or one of the ways to get none.
 #[derive(Clone, Copy, Debug)]
-enum Instead {
+enum Outcome {
     Reply(Reply),
     Reset,
     GoAway(Reason),
     Silence,
 }
 
-impl Instead {
+impl Outcome {
+    /// What a fault puts in the place of APNs' own reply.
+    fn of_fault(strike: &Strike, now: Timestamp) -> Option<Self> {
+        let reason = match strike.effect? {
+            Effect::Latency(_) | Effect::Fcm(_) | Effect::DeadTarget => return None,
+            Effect::Reset => return Some(Self::Reset),
+            Effect::GoAway(reason) => return Some(Self::GoAway(reason)),
+            Effect::Silence => return Some(Self::Silence),
+            Effect::Apns(reason) => reason,
+            Effect::Status(status) => Reason::of_status(status)?,
+        };
+        let timestamp = (reason.status() == StatusCode::GONE).then_some(now);
+        Some(Self::Reply(Reply::Refused { reason, timestamp, retry_after_s: strike.retry_after_s }))
+    }
+
     fn reply(self) -> Option<Reply> {
         match self {
             Self::Reply(reply) => Some(reply),
             Self::Reset | Self::GoAway(_) | Self::Silence => None,
         }
     }
-}
-
-/// What a fault puts in the place of APNs' own reply.
-fn replaced(strike: &Strike, now: Timestamp) -> Option<Instead> {
-    let reason = match strike.effect? {
-        Effect::Latency(_) | Effect::Fcm(_) | Effect::DeadTarget => return None,
-        Effect::Reset => return Some(Instead::Reset),
-        Effect::GoAway(reason) => return Some(Instead::GoAway(reason)),
-        Effect::Silence => return Some(Instead::Silence),
-        Effect::Apns(reason) => reason,
-        Effect::Status(status) => Reason::of_status(status)?,
-    };
-    let timestamp = (reason.status() == StatusCode::GONE).then_some(now);
-    Some(Instead::Reply(Reply::Refused { reason, timestamp, retry_after_s: strike.retry_after_s }))
 }
 
 /// The body, or as much as is needed to see that it is too large. `None` if the client gave up.

@@ -5,7 +5,7 @@
 
 use std::time::Duration;
 
-use http::{HeaderMap, HeaderName, HeaderValue, Method, Uri, header};
+use http::{HeaderMap, HeaderName, HeaderValue, Method, Uri};
 
 use super::reply::Reason;
 use crate::{
@@ -123,15 +123,8 @@ impl Notification {
 }
 
 fn check_duplicates(headers: &HeaderMap) -> Result<(), Reason> {
-    const ONCE: [HeaderName; 7] = [
-        header::AUTHORIZATION,
-        APNS_ID,
-        APNS_EXPIRATION,
-        APNS_PRIORITY,
-        APNS_PUSH_TYPE,
-        APNS_TOPIC,
-        APNS_COLLAPSE_ID,
-    ];
+    const ONCE: [HeaderName; 6] =
+        [APNS_ID, APNS_EXPIRATION, APNS_PRIORITY, APNS_PUSH_TYPE, APNS_TOPIC, APNS_COLLAPSE_ID];
     let twice = ONCE.iter().any(|name| headers.get_all(name).iter().nth(1).is_some());
     if twice { Err(Reason::DuplicateHeaders) } else { Ok(()) }
 }

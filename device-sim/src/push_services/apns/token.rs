@@ -58,7 +58,11 @@ impl ConnectionAuth {
         keys: &[Arc<ProviderKey>],
         now: Timestamp,
     ) -> Result<Arc<ProviderKey>, Reason> {
-        let authorization = headers.get(header::AUTHORIZATION).ok_or(Reason::MissingProviderToken)?;
+        let mut given = headers.get_all(header::AUTHORIZATION).iter();
+        let authorization = given.next().ok_or(Reason::MissingProviderToken)?;
+        if given.next().is_some() {
+            return Err(Reason::DuplicateHeaders);
+        }
         if let Some(current) = self.current.as_ref().filter(|current| current.authorization == authorization)
         {
             check_age(current.issued_at, now)?;

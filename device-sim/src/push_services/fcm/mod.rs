@@ -171,55 +171,60 @@ impl Fcm {
         let body = body.unwrap_or_default();
         let target: Option<Arc<str>> = request.as_ref().ok().and_then(message::named_target).map(Arc::from);
 
-        let strike = core.faults.strike(Place::Fcm, target.as_deref());
-        pause(&strike).await;
-        if strike.effect == Some(Effect::DeadTarget)
-            && let Some(target) = target.as_deref().and_then(|token| core.registry.find(token))
-        {
-            target.kill(Death::Unregistered, core.clock.now());
-        }
-
-        let push = || {
-            self.tokens
-                .authorize(authorization.as_ref().and_then(|value| value.to_str().ok()), core.clock.now())?;
-            self.push(project, &headers, &request.clone()?, &body)
-        };
-        let instead = Instead::of(&strike);
-        let outcome = match instead {
-            None => Ok(push()),
-            Some(instead) => {
-                core.tally.struck_by_faults.one();
-                if strike.delivered_first {
-                    let _ = push();
-                }
-                match instead {
-                    Instead::Refusal(refusal) => Ok(Err(refusal)),
-                    Instead::NoAnswer(way) => Err(way),
-                }
-            }
-        };
+        let outcome = self
+            .outcome(target.as_deref(), || {
+                let authorization = authorization.as_ref().and_then(|value| value.to_str().ok());
+                self.tokens.authorize(authorization, core.clock.now())?;
+                self.push(project, &headers, request.as_ref().map_err(Refusal::clone)?, &body)
+            })
+            .await;
         core.log.note(|| Received {
             service: Service::Fcm,
             at: core.clock.now(),
             target: target.clone(),
             headers: Arc::clone(&headers),
             body: body.clone(),
-            status: outcome
-                .as_ref()
-                .ok()
-                .map(|answer| answer.as_ref().map_or_else(|refusal| refusal.status().as_u16(), |_| 200)),
-            reason: outcome.as_ref().ok().and_then(|answer| answer.as_ref().err()).map(Refusal::name),
+            status: outcome.status(),
+            reason: outcome.reason(),
         });
         match outcome {
-            Ok(Ok(name)) => {
+            Outcome::Accepted(name) => {
                 core.tally.accepted.one();
                 Ok(json_response(StatusCode::OK, &json!({ "name": name })))
             }
-            Ok(Err(refusal)) => {
+            Outcome::Refused(refusal) => {
                 core.tally.refused.one();
                 Ok(refusal.into_response())
             }
-            Err(way) => Err(way.go(orders).await),
+            Outcome::NoAnswer(way) => Err(way.go(orders).await),
+        }
+    }
+
+    /// What comes of a push to `target`: its own result, or what a fault puts in its place.
+    async fn outcome(
+        &self,
+        target: Option<&str>,
+        push: impl Fn() -> Result<String, Refusal> + Send,
+    ) -> Outcome {
+        let core = &self.core;
+        let strike = core.faults.strike(Place::Fcm, target);
+        pause(&strike).await;
+        if strike.effect == Some(Effect::DeadTarget)
+            && let Some(target) = target.and_then(|token| core.registry.find(token))
+        {
+            target.kill(Death::Unregistered, core.clock.now());
+        }
+        let Some(instead) = Instead::of(&strike) else {
+            return push().map_or_else(Outcome::Refused, Outcome::Accepted);
+        };
+        core.tally.struck_by_faults.one();
+        if strike.delivered_first {
+            // The sender does not learn what came of it.
+            let _ = push();
+        }
+        match instead {
+            Instead::Refusal(refusal) => Outcome::Refused(refusal),
+            Instead::NoAnswer(way) => Outcome::NoAnswer(way),
         }
     }
 
@@ -311,6 +316,31 @@ fn is_fid(fid: &str) -> bool {
 
 fn is_base64url(text: &str) -> bool {
     text.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-' || byte == b'_')
+}
+
+/// What came of a request for a push.
+enum Outcome {
+    /// The message's name.
+    Accepted(String),
+    Refused(Refusal),
+    NoAnswer(Way),
+}
+
+impl Outcome {
+    fn status(&self) -> Option<u16> {
+        match self {
+            Self::Accepted(_) => Some(StatusCode::OK.as_u16()),
+            Self::Refused(refusal) => Some(refusal.status().as_u16()),
+            Self::NoAnswer(_) => None,
+        }
+    }
+
+    fn reason(&self) -> Option<&'static str> {
+        match self {
+            Self::Refused(refusal) => Some(refusal.name()),
+            Self::Accepted(_) | Self::NoAnswer(_) => None,
+        }
+    }
 }
 
 /// What a client gets in the place of FCM's own answer.

@@ -6,9 +6,9 @@ use bytes::Bytes;
 use countersign_domain::{
     AccountId, ApprovalId, AuthenticatorId, EnrolmentId, Event, RelyingPartyId, Timestamp,
     event::{
-        ApprovalRefused, ApprovalRequested, AuthenticatorBound, Context, EnrolmentBegun, EnrolmentEnd, Idempotency,
-        Identity, Platform, PushServiceKind, PushTarget, Question, RecordedAnswer, RefusedBecause, Request,
-        RevokedBy, SignedMessage, TrialRequested,
+        ApprovalRefused, ApprovalRequested, AuthenticatorBound, Context, EnrolmentBegun, EnrolmentEnd,
+        Idempotency, Identity, Platform, PushServiceKind, PushTarget, Question, RecordedAnswer,
+        RefusedBecause, Request, RevokedBy, SignedMessage, TrialRequested,
     },
     ids::InvalidId,
     number::{MatchNumber, Salt},
@@ -78,7 +78,8 @@ impl Stored<'_> {
             }
             EventType::AuthenticatorRevoked => self.authenticator_revoked(),
             EventType::PushTargetReplaced => {
-                let (event, data): (stored::PushTargetReplaced, stored::PersonalPushTargetReplaced) = self.both()?;
+                let (event, data): (stored::PushTargetReplaced, stored::PersonalPushTargetReplaced) =
+                    self.both()?;
                 Ok(Event::PushTargetReplaced {
                     authenticator: self.authenticator(&event.authenticator)?,
                     push_target: self.push_target(data.push_service(), &data.push_target)?,
@@ -96,10 +97,16 @@ impl Stored<'_> {
             EventType::ApprovalRequested => self.approval_requested(),
             EventType::ApprovalRefused => self.approval_refused(),
             EventType::ApprovalApproved => {
-                let (event, data): (stored::ApprovalApproved, stored::PersonalApprovalApproved) = self.both()?;
+                let (event, data): (stored::ApprovalApproved, stored::PersonalApprovalApproved) =
+                    self.both()?;
                 Ok(Event::ApprovalApproved {
                     approval: self.approval(&event.approval)?,
-                    answer: self.answer(&event.authenticator, &event.answer_hash, data.payload, data.signature)?,
+                    answer: self.answer(
+                        &event.authenticator,
+                        &event.answer_hash,
+                        data.payload,
+                        data.signature,
+                    )?,
                     user_verified: event.user_verified,
                 })
             }
@@ -107,7 +114,12 @@ impl Stored<'_> {
                 let (event, data): (stored::ApprovalDenied, stored::PersonalApprovalDenied) = self.both()?;
                 Ok(Event::ApprovalDenied {
                     approval: self.approval(&event.approval)?,
-                    answer: self.answer(&event.authenticator, &event.answer_hash, data.payload, data.signature)?,
+                    answer: self.answer(
+                        &event.authenticator,
+                        &event.answer_hash,
+                        data.payload,
+                        data.signature,
+                    )?,
                     reported: event.reported,
                 })
             }
@@ -147,7 +159,8 @@ impl Stored<'_> {
 
     fn enrolment_begun(&self) -> Result<Event, Error> {
         let event: stored::EnrolmentBegun = self.body()?;
-        let secret = self.open(enrolment_secret(self.decoder.account, &event.enrolment), &event.secret_sealed)?;
+        let secret =
+            self.open(enrolment_secret(self.decoder.account, &event.enrolment), &event.secret_sealed)?;
         let secret = std::str::from_utf8(&secret).ok().and_then(EnrolmentSecret::from_text);
         let secret = secret.ok_or_else(|| self.malformed("the sealed secret is none"))?;
         Ok(Event::EnrolmentBegun(EnrolmentBegun {
@@ -183,7 +196,8 @@ impl Stored<'_> {
 
     fn trial_requested(&self) -> Result<Event, Error> {
         let (event, data): (stored::TrialRequested, stored::PersonalTrialRequested) = self.both()?;
-        let challenge = SignedMessage { payload: data.payload, signature: data.signature, key_id: data.key_id };
+        let challenge =
+            SignedMessage { payload: data.payload, signature: data.signature, key_id: data.key_id };
         Ok(Event::TrialRequested(TrialRequested {
             enrolment: self.enrolment(&event.enrolment)?,
             authenticator: self.authenticator(&event.authenticator)?,
@@ -196,7 +210,9 @@ impl Stored<'_> {
         let event: stored::AuthenticatorRevoked = self.body()?;
         let by = match event.by() {
             stored::RevokedBy::Unenrolment => RevokedBy::Unenrolment { counter: event.counter },
-            stored::RevokedBy::RelyingParty => RevokedBy::RelyingParty(self.relying_party(&event.relying_party)?),
+            stored::RevokedBy::RelyingParty => {
+                RevokedBy::RelyingParty(self.relying_party(&event.relying_party)?)
+            }
             stored::RevokedBy::Trial => RevokedBy::Trial,
             stored::RevokedBy::Unspecified => return Err(self.malformed("by is unknown")),
         };
@@ -205,7 +221,8 @@ impl Stored<'_> {
 
     fn approval_requested(&self) -> Result<Event, Error> {
         let (event, data): (stored::ApprovalRequested, stored::PersonalApprovalRequested) = self.both()?;
-        let challenge = SignedMessage { payload: data.payload, signature: data.signature, key_id: data.key_id };
+        let challenge =
+            SignedMessage { payload: data.payload, signature: data.signature, key_id: data.key_id };
         Ok(Event::ApprovalRequested(ApprovalRequested {
             question: self.question(&event.approval, &event.number_sealed, &event.commitment, challenge)?,
             request: Request {
@@ -255,7 +272,7 @@ impl Stored<'_> {
         let plain = self.open(match_number(self.decoder.account, id), number_sealed)?;
         let wrong = || self.malformed("the sealed number is none");
         let plain: &[u8; NUMBER_LENGTH] = plain.as_slice().try_into().map_err(|_| wrong())?;
-        let [digits, value @ .., ] = plain.first_chunk::<5>().expect("37 bytes begin with 5");
+        let [digits, value @ ..] = plain.first_chunk::<5>().expect("37 bytes begin with 5");
         let number = MatchNumber::new(u32::from_be_bytes(*value), *digits).ok_or_else(wrong)?;
         let salt = Salt::from_bytes(*plain.last_chunk().expect("37 bytes end with 32"));
         Ok(Question { number, salt, commitment: self.hash(commitment)?, challenge })

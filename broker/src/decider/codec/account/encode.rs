@@ -4,8 +4,8 @@ use bytes::Bytes;
 use countersign_domain::{
     AccountId, Event,
     event::{
-        ApprovalRefused, ApprovalRequested, AuthenticatorBound, Context, EnrolmentBegun, EnrolmentEnd, Platform,
-        PushServiceKind, Question, RecordedAnswer, RefusedBecause, RevokedBy, TrialRequested,
+        ApprovalRefused, ApprovalRequested, AuthenticatorBound, Context, EnrolmentBegun, EnrolmentEnd,
+        Platform, PushServiceKind, Question, RecordedAnswer, RefusedBecause, RevokedBy, TrialRequested,
     },
     policy::Policy,
     text::DisplayText,
@@ -67,7 +67,10 @@ impl Encoder<'_> {
             }
             Event::PushTargetReplaced { authenticator, push_target, counter } => self.with_personal(
                 EventType::PushTargetReplaced,
-                &stored::PushTargetReplaced { authenticator: copy(authenticator.as_bytes()), counter: *counter },
+                &stored::PushTargetReplaced {
+                    authenticator: copy(authenticator.as_bytes()),
+                    counter: *counter,
+                },
                 &stored::PersonalPushTargetReplaced {
                     push_service: push_service(push_target.service()).into(),
                     push_target: push_target.token().to_owned(),

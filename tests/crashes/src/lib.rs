@@ -1,0 +1,16 @@
+//! The broker on a file system that forgets ([`crashfs`]): under load, ended at moments that are counted by what was
+//! going on, and started again. What the clients of the load were told is kept outside the broker ([`ledger`]) and then
+//! compared with the log.
+//!
+//! - [`stage`]: broker, push services, accounts with a phone each, all on the crash file system;
+//! - [`load`]: logins and phones that go on through it all;
+//! - [`moment`]: where a round ends the broker;
+//! - [`ledger`]: what was told, and whether the log agrees.
+
+pub mod ledger;
+pub mod load;
+pub mod moment;
+pub mod stage;
+
+pub use ledger::Ledger;
+pub use stage::Stage;
