@@ -64,16 +64,14 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<ExitCode> {
     if let Some(failure) = page.failure {
         return Err(failure);
     }
-    match done {
-        Some(step) => match step.map_err(explained)? {
-            EnrolmentStep::Active { .. } => Ok(ExitCode::SUCCESS),
-            _ => Ok(ExitCode::FAILURE),
-        },
+    let Some(last) = done else {
         // The person closed the page: the code must not wait for anybody else.
-        None => {
-            enrolling.cancel(&begun.enrolment_id).await.map_err(explained)?;
-            Ok(ExitCode::FAILURE)
-        }
+        enrolling.cancel(&begun.enrolment_id).await.map_err(explained)?;
+        return Ok(ExitCode::FAILURE);
+    };
+    match last.map_err(explained)? {
+        EnrolmentStep::Active { .. } => Ok(ExitCode::SUCCESS),
+        _ => Ok(ExitCode::FAILURE),
     }
 }
 
@@ -88,7 +86,7 @@ impl Page {
     fn begun(&self, account: &str, begun: &Begun, now: Timestamp) -> anyhow::Result<()> {
         let screen = self.screen;
         if screen.is_json {
-            return screen.json(&json!({
+            return terminal::json(&json!({
                 "event": "begun",
                 "enrolment_id": begun.enrolment_id,
                 "uri": *begun.uri,
@@ -97,21 +95,22 @@ impl Page {
                 "expires_at_ms": begun.expires_at,
             }));
         }
-        screen.line(&format!("A phone for {}.", screen.paint(Ink::Bold, account)))?;
+        terminal::line(&format!("A phone for {}.", screen.paint(Ink::Bold, account)))?;
         if screen.is_terminal {
             if let Some(code) = big::qr_code(&begun.uri, screen.is_coloured) {
-                let code: String =
-                    code.lines().map(|line| format!("    {}\n", screen.paint(Ink::Paper, line))).collect();
-                screen.line(&format!("\nScan this with the phone:\n\n{code}"))?;
+                terminal::line("\nScan this with the phone:\n")?;
+                for line in code.lines() {
+                    terminal::line(&format!("    {}", screen.paint(Ink::Paper, line)))?;
+                }
             }
-            screen.line("or paste this into device-sim phone:\n")?;
+            terminal::line("\nor paste this into device-sim phone:\n")?;
         }
         let left = begun.expires_at.map(|at| format!(" within {}", until(at, now))).unwrap_or_default();
         let name = |name: &str| screen.paint(Ink::Dim, format!("{name:<8}"));
-        screen.line(&format!("{} {}", name("uri"), *begun.uri))?;
-        screen.line(&format!("\nor type both{left}:\n"))?;
-        screen.line(&format!("{} {}", name("address"), begun.address))?;
-        screen.line(&format!("{} {}\n", name("code"), screen.paint(Ink::Bold, &*begun.code)))
+        terminal::line(&format!("{} {}", name("uri"), *begun.uri))?;
+        terminal::line(&format!("\nor type both{left}:\n"))?;
+        terminal::line(&format!("{} {}", name("address"), begun.address))?;
+        terminal::line(&format!("{} {}\n", name("code"), screen.paint(Ink::Bold, &*begun.code)))
     }
 
     fn told(&mut self, update: &EnrolmentUpdate, now: Timestamp) {
@@ -123,7 +122,7 @@ impl Page {
 
     fn text(&self, update: &EnrolmentUpdate, now: Timestamp) -> anyhow::Result<()> {
         let screen = self.screen;
-        let line = |ink, sign, text: String| screen.line(&format!("{} {text}", screen.paint(ink, sign)));
+        let line = |ink, sign, text: String| terminal::line(&format!("{} {text}", screen.paint(ink, sign)));
         match &update.step {
             EnrolmentStep::Begun { .. } => line(Ink::Dim, "•", "The code waits for a phone.".to_owned()),
             EnrolmentStep::CodeRefused { attempts_left } => {
@@ -142,10 +141,13 @@ impl Page {
                 line(Ink::Green, "✓", format!("{device} ({runs}) has used the code. Is that your phone?"))?;
                 if screen.is_terminal {
                     let drawn = big::digits(number.expose(), |line| screen.paint(Ink::Bold, line));
-                    screen.line(&format!("\n{drawn}\n"))?;
+                    terminal::line(&format!("\n{drawn}\n"))?;
                 }
                 let left = expires_at.map(|at| format!(" within {}", until(at, now))).unwrap_or_default();
-                screen.line(&format!("Then type {} on it{left}.", screen.paint(Ink::Bold, number.expose())))
+                terminal::line(&format!(
+                    "Then type {} on it{left}.",
+                    screen.paint(Ink::Bold, number.expose())
+                ))
             }
             EnrolmentStep::Active { .. } => {
                 line(Ink::Green, "✓", "Enrolled: the phone approves sign-ins from now on.".to_owned())
@@ -179,7 +181,7 @@ impl Page {
                 json!({ "event": "ended", "reason": for_programs(reason.as_str_name(), "ENROLMENT_END_") })
             }
         };
-        self.screen.json(&event)
+        terminal::json(&event)
     }
 }
 

@@ -123,8 +123,10 @@ impl Page {
             return Ok(());
         }
         let application = self.screen.paint(Ink::Bold, &sign_in.application);
-        self.screen
-            .line(&format!("{} signs in to {application}.", self.screen.paint(Ink::Bold, &sign_in.account)))
+        terminal::line(&format!(
+            "{} signs in to {application}.",
+            self.screen.paint(Ink::Bold, &sign_in.account)
+        ))
     }
 
     fn told(&mut self, update: &Update, now: Timestamp) {
@@ -155,11 +157,13 @@ impl Page {
     fn number(&self, issued: &Issued, now: Timestamp) -> anyhow::Result<()> {
         let number = issued.number.expose();
         if self.screen.is_terminal {
-            self.screen
-                .line(&format!("\n{}\n", big::digits(number, |line| self.screen.paint(Ink::Bold, line))))?;
+            terminal::line(&format!(
+                "\n{}\n",
+                big::digits(number, |line| self.screen.paint(Ink::Bold, line))
+            ))?;
         }
         let left = issued.expires_at.map(|at| format!(" within {}", until(at, now))).unwrap_or_default();
-        self.screen.line(&format!("Type {} on your phone{left}.", self.screen.paint(Ink::Bold, number)))?;
+        terminal::line(&format!("Type {} on your phone{left}.", self.screen.paint(Ink::Bold, number)))?;
         let phones = issued.authenticators_addressed;
         self.step(now, &format!("asked {phones} phone{}", if phones == 1 { "" } else { "s" }))
     }
@@ -195,14 +199,14 @@ impl Page {
     fn step(&self, now: Timestamp, what: &str) -> anyhow::Result<()> {
         let millis = now.since(self.began_at).as_millis();
         let when = format!("{:>4}.{:02} s", millis / 1_000, millis % 1_000 / 10);
-        self.screen.line(&format!("{}  {what}", self.screen.paint(Ink::Dim, when)))
+        terminal::line(&format!("{}  {what}", self.screen.paint(Ink::Dim, when)))
     }
 
     fn ended(&self, sign_in: &SignIn, outcome: &Outcome, now: Timestamp) -> anyhow::Result<()> {
         let kind = outcome.kind();
         if self.screen.is_json {
             let message = outcome.message();
-            return self.screen.json(&json!({
+            return terminal::json(&json!({
                 "event": "outcome",
                 "outcome": outcome_for_programs(kind),
                 "approval_id": outcome.approval_id(),
@@ -229,7 +233,7 @@ impl Page {
             OutcomeKind::Approved => format!("\nWelcome, {}.", sign_in.account),
             _ => format!("\nNot signed in: the attempt was {}.", in_words(kind)),
         };
-        self.screen.line(&sentence)
+        terminal::line(&sentence)
     }
 
     fn object(&self, update: &Update) -> anyhow::Result<()> {
@@ -249,7 +253,7 @@ impl Page {
             }),
             Step::Outcome(_) | Step::Unknown => return Ok(()),
         };
-        self.screen.json(&event)
+        terminal::json(&event)
     }
 }
 

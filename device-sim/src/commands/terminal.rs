@@ -55,24 +55,6 @@ impl Screen {
         Self { is_json, is_terminal, is_coloured: is_terminal && !is_unwanted }
     }
 
-    /// Writes, and does not wait for more.
-    pub(crate) fn write(self, text: &str) -> anyhow::Result<()> {
-        let mut stdout = io::stdout().lock();
-        stdout
-            .write_all(text.as_bytes())
-            .and_then(|()| stdout.flush())
-            .context("cannot write to standard output")
-    }
-
-    pub(crate) fn line(self, text: &str) -> anyhow::Result<()> {
-        self.write(&format!("{text}\n"))
-    }
-
-    /// An event for programs.
-    pub(crate) fn json(self, event: &Value) -> anyhow::Result<()> {
-        self.line(&event.to_string())
-    }
-
     pub(crate) fn paint(self, ink: Ink, text: impl Display) -> String {
         if !self.is_coloured {
             return text.to_string();
@@ -104,6 +86,22 @@ impl Screen {
         };
         self.paint(ink, in_words(kind))
     }
+}
+
+/// Writes to standard output, and does not wait for more.
+pub(crate) fn write(text: &str) -> anyhow::Result<()> {
+    let mut stdout = io::stdout().lock();
+    stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush()).context("cannot write to standard output")
+}
+
+/// Writes a line.
+pub(crate) fn line(text: &str) -> anyhow::Result<()> {
+    write(&format!("{text}\n"))
+}
+
+/// Writes an event for programs.
+pub(crate) fn json(event: &Value) -> anyhow::Result<()> {
+    line(&event.to_string())
 }
 
 /// An outcome, in a sentence: 'the sign-in was ...'.

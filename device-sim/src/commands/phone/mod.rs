@@ -165,13 +165,13 @@ async fn invitation(args: &Args, input: &mut mpsc::Receiver<String>) -> anyhow::
             )
         }
         None => {
-            let screen = Screen::new(false);
-            screen
-                .line("This phone is not enrolled yet. Paste the enrolment URI (countersign://enrol?...):")?;
+            terminal::line(
+                "This phone is not enrolled yet. Paste the enrolment URI (countersign://enrol?...):",
+            )?;
             loop {
                 match Invitation::scanned(&line().await?) {
                     Ok(invitation) => return Ok(invitation),
-                    Err(error) => screen.line(&format!("{error}. Paste it once more, or Ctrl-C:"))?,
+                    Err(error) => terminal::line(&format!("{error}. Paste it once more, or Ctrl-C:"))?,
                 }
             }
         }

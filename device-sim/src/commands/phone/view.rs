@@ -1,5 +1,7 @@
 //! What the phone shows: text for people, one JSON object a line for programs.
 
+use std::fmt::Write as _;
+
 use countersign_proto::v1::{self, OutcomeKind};
 use device_sim::{
     clock::Timestamp,
@@ -8,7 +10,7 @@ use device_sim::{
 use serde_json::{Value, json};
 
 use crate::commands::terminal::{
-    Ink, Screen, for_programs, forget_typed, in_words, outcome_for_programs, until,
+    self, Ink, Screen, for_programs, forget_typed, in_words, outcome_for_programs, until,
 };
 
 /// What happened.
@@ -66,15 +68,15 @@ impl View {
     /// Shows an event. What stands on the line to type on goes, and the line comes again below, if it is still wanted.
     pub(super) fn show(&mut self, event: &Event<'_>, now: Timestamp) -> anyhow::Result<()> {
         if self.screen.is_json {
-            return self.screen.json(&self.object(event));
+            return terminal::json(&object(event));
         }
         let is_typing = self.prompt.is_some() && self.screen.is_terminal;
         let text = self.text(event, now);
         if is_typing {
-            self.screen.write(&format!("\r\x1b[2K{text}\n"))?;
+            terminal::write(&format!("\r\x1b[2K{text}\n"))?;
             forget_typed();
         } else {
-            self.screen.line(&text)?;
+            terminal::line(&text)?;
         }
         self.write_prompt(now)
     }
@@ -95,7 +97,7 @@ impl View {
     /// The line to type on is not wanted any more. `is_entered`: the cursor is below it already.
     pub(super) fn settle(&mut self, is_entered: bool) -> anyhow::Result<()> {
         if self.prompt.take().is_some() && self.screen.is_terminal && !is_entered {
-            self.screen.write("\r\x1b[2K")?;
+            terminal::write("\r\x1b[2K")?;
         }
         Ok(())
     }
@@ -109,7 +111,7 @@ impl View {
     pub(super) fn tick(&self, now: Timestamp) -> anyhow::Result<()> {
         match &self.prompt {
             Some(prompt) if self.screen.is_terminal => {
-                self.screen.write(&format!("\x1b7\r{}\x1b8", self.time_left(prompt, now)))
+                terminal::write(&format!("\x1b7\r{}\x1b8", self.time_left(prompt, now)))
             }
             _ => Ok(()),
         }
@@ -117,7 +119,7 @@ impl View {
 
     fn write_prompt(&self, now: Timestamp) -> anyhow::Result<()> {
         match &self.prompt {
-            Some(prompt) if self.screen.is_terminal => self.screen.write(&format!(
+            Some(prompt) if self.screen.is_terminal => terminal::write(&format!(
                 "{} {} {} ",
                 self.time_left(prompt, now),
                 self.screen.paint(Ink::Dim, &prompt.text),
@@ -236,16 +238,17 @@ impl View {
         let mut text = format!("\n{}\n", self.title(&title, challenge.expires_at(), now));
         for (name, value) in facts.into_iter().filter(|(_, value)| !value.is_empty()) {
             let name = self.screen.paint(Ink::Dim, format!("{name:<9}"));
-            text.push_str(&format!("  {name} {value}\n"));
+            let _ = writeln!(text, "  {name} {value}");
         }
         if waiting > 1 {
             let mark = self.screen.paint(Ink::Yellow, "!");
-            text.push_str(&format!("\n{mark} {}\n", self.screen.paint(Ink::Yellow, others(waiting))));
+            let _ = writeln!(text, "\n{mark} {}", self.screen.paint(Ink::Yellow, others(waiting)));
         }
-        text.push_str(&format!(
+        let _ = write!(
+            text,
             "\nType the {} digits that the sign-in page shows to approve; d denies, r denies and reports, Enter ignores.",
             challenge.digits()
-        ));
+        );
         text
     }
 
@@ -273,75 +276,75 @@ impl View {
         };
         format!("{} {what}", self.screen.paint(Ink::Yellow, "!"))
     }
+}
 
-    /// An event for programs: what people read, by name.
-    fn object(&self, event: &Event<'_>) -> Value {
-        match event {
-            Event::Enrolled(phone) => json!({
-                "event": "enrolled",
-                "account": phone.account_name(),
-                "realm": phone.realm(),
-                "authenticator_id": phone.authenticator_id(),
-                "broker": phone.broker().address(),
-                "name": phone.name(),
-            }),
-            Event::Trial(trial) => json!({
-                "event": "trial",
-                "enrolment_id": trial.enrolment_id(),
-                "account": trial.account_name(),
-                "digits": trial.digits(),
-                "expires_at_ms": trial.expires_at(),
-            }),
-            Event::Active(phone) => json!({
-                "event": "active",
-                "account": phone.account_name(),
-                "authenticator_id": phone.authenticator_id(),
-            }),
-            Event::Ready { phone, is_pushed } => json!({
-                "event": "ready",
-                "account": phone.account_name(),
-                "authenticator_id": phone.authenticator_id(),
-                "push": is_pushed,
-            }),
-            Event::Challenge { challenge, waiting } => {
-                let context = challenge.context();
-                json!({
-                    "event": "challenge",
-                    "approval_id": challenge.approval_id(),
-                    "application": challenge.application_name(),
-                    "relying_party": challenge.relying_party_name(),
-                    "account": challenge.account_name(),
-                    "source_ip": context.source_ip,
-                    "place": context.place,
-                    "browser": context.browser,
-                    "digits": challenge.digits(),
-                    "issued_at_ms": challenge.issued_at(),
-                    "expires_at_ms": challenge.expires_at(),
-                    "waiting": waiting,
-                })
-            }
-            Event::Another { waiting } => json!({ "event": "waiting", "waiting": waiting }),
-            Event::Answered { asked, outcome } => {
-                named(asked, json!({ "event": "answered", "outcome": outcome_for_programs(*outcome) }))
-            }
-            Event::Ignored { asked } => named(asked, json!({ "event": "ignored" })),
-            Event::Ended { id, outcome } => json!({
-                "event": "ended",
-                "id": id,
-                "outcome": outcome.map(outcome_for_programs),
-            }),
-            Event::Notice(notice) => json!({
-                "event": "notice",
-                "kind": for_programs(notice.kind.as_str_name(), "KIND_"),
-                "device_name": notice.subject_device_name,
-                "authenticator_id": notice.subject_authenticator_id,
-                "at_ms": notice.at,
-            }),
-            Event::Removed { was_active } => json!({ "event": "removed", "was_active": was_active }),
-            Event::Trouble { problem } => json!({ "event": "trouble", "message": problem }),
-            Event::Recovered { what } => json!({ "event": "recovered", "what": what }),
-            Event::Error { problem } => json!({ "event": "error", "message": problem }),
+/// An event for programs: what people read, by name.
+fn object(event: &Event<'_>) -> Value {
+    match event {
+        Event::Enrolled(phone) => json!({
+            "event": "enrolled",
+            "account": phone.account_name(),
+            "realm": phone.realm(),
+            "authenticator_id": phone.authenticator_id(),
+            "broker": phone.broker().address(),
+            "name": phone.name(),
+        }),
+        Event::Trial(trial) => json!({
+            "event": "trial",
+            "enrolment_id": trial.enrolment_id(),
+            "account": trial.account_name(),
+            "digits": trial.digits(),
+            "expires_at_ms": trial.expires_at(),
+        }),
+        Event::Active(phone) => json!({
+            "event": "active",
+            "account": phone.account_name(),
+            "authenticator_id": phone.authenticator_id(),
+        }),
+        Event::Ready { phone, is_pushed } => json!({
+            "event": "ready",
+            "account": phone.account_name(),
+            "authenticator_id": phone.authenticator_id(),
+            "push": is_pushed,
+        }),
+        Event::Challenge { challenge, waiting } => {
+            let context = challenge.context();
+            json!({
+                "event": "challenge",
+                "approval_id": challenge.approval_id(),
+                "application": challenge.application_name(),
+                "relying_party": challenge.relying_party_name(),
+                "account": challenge.account_name(),
+                "source_ip": context.source_ip,
+                "place": context.place,
+                "browser": context.browser,
+                "digits": challenge.digits(),
+                "issued_at_ms": challenge.issued_at(),
+                "expires_at_ms": challenge.expires_at(),
+                "waiting": waiting,
+            })
         }
+        Event::Another { waiting } => json!({ "event": "waiting", "waiting": waiting }),
+        Event::Answered { asked, outcome } => {
+            named(asked, json!({ "event": "answered", "outcome": outcome_for_programs(*outcome) }))
+        }
+        Event::Ignored { asked } => named(asked, json!({ "event": "ignored" })),
+        Event::Ended { id, outcome } => json!({
+            "event": "ended",
+            "id": id,
+            "outcome": outcome.map(outcome_for_programs),
+        }),
+        Event::Notice(notice) => json!({
+            "event": "notice",
+            "kind": for_programs(notice.kind.as_str_name(), "KIND_"),
+            "device_name": notice.subject_device_name,
+            "authenticator_id": notice.subject_authenticator_id,
+            "at_ms": notice.at,
+        }),
+        Event::Removed { was_active } => json!({ "event": "removed", "was_active": was_active }),
+        Event::Trouble { problem } => json!({ "event": "trouble", "message": problem }),
+        Event::Recovered { what } => json!({ "event": "recovered", "what": what }),
+        Event::Error { problem } => json!({ "event": "error", "message": problem }),
     }
 }
 

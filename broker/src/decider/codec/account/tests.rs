@@ -82,7 +82,7 @@ fn events() -> Vec<Event> {
         signature: Bytes::from_static(&[14; 64]),
     };
     let ed25519 = SigningKey::ed25519(&[15; 32]).public_key();
-    let es256 = "046d306b0201010420c9afa9d845ba75166b5c215767b1d6934e50c3db36e89b127b8a622b120f6721a1440342000460fed4ba255a9d31c961eb74c6356d68c049";
+    let es256 = "0460fed4ba255a9d31c961eb74c6356d68c049b8923b61fa6ce669622e60f29fb67903fe1008b8bc99a41ae9e95628bc64f2f1b20c2d7e9f5177a3c294d4462299";
     let es256 =
         countersign_envelope::PublicKey::parse(Algorithm::Es256, &HEXLOWER.decode(es256.as_bytes()).unwrap());
     let bound = |key, platform, service| {
