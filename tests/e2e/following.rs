@@ -16,7 +16,8 @@ use device_sim::{
 };
 use tonic::Code;
 
-use crate::support::{all, answer, approve, ask, challenge_of, new_phone, party, past::Past, refused};
+use crate::support::{all, answer, approve, ask, bind, challenge_of, killed_and_started, new_phone, party, past::Past, refused, started,
+};
 
 /// The next step, which must be the progress of this kind.
 async fn progressed(updates: &mut Updates, kind: progress::Kind) -> Result<()> {
@@ -64,8 +65,7 @@ async fn the_same_steps_are_told_from_any_point_before_and_after_the_end_and_aft
     progressed(&mut updates, progress::Kind::Delivered).await?;
 
     // The broker is killed, and knows at its next start how far everything has come.
-    world.broker.kill()?;
-    world.broker.start()?;
+    killed_and_started(&mut world).await?;
     let mut updates = world.login.watch(&issued.approval_id, 3).await?;
     // What came before the crash is said again, and is no new step; a token holds after a restart.
     alice.phone.acknowledge_delivered(&world.transport, &push).await?;
@@ -92,8 +92,7 @@ async fn the_same_steps_are_told_from_any_point_before_and_after_the_end_and_aft
     // An acknowledgement after the end is no step: the outcome is the last.
     alice.phone.acknowledge_opened(&world.transport, &push).await?;
     tells(&world, &issued, &steps).await?;
-    world.broker.kill()?;
-    world.broker.start()?;
+    killed_and_started(&mut world).await?;
     tells(&world, &issued, &steps).await
 }
 
@@ -114,8 +113,7 @@ async fn an_outcome_that_was_told_is_there_after_kill_9() -> Result<()> {
             }
         }
         // No later than the reply.
-        world.broker.kill()?;
-        world.broker.start()?;
+        killed_and_started(&mut world).await?;
         let standing = world.login.get(&issued.approval_id).await?;
         assert_eq!(standing.outcome.map(|outcome| outcome.kind()), Some(kind));
         assert_eq!(standing.issued.as_ref(), Some(&issued), "with the number that the page shows");
@@ -148,8 +146,7 @@ async fn a_login_gets_over_a_broker_that_is_killed_while_it_waits() -> Result<()
     });
     let issued = issued.recv().await.unwrap();
     world.challenge(&alice).await?;
-    world.broker.kill()?;
-    world.broker.start()?;
+    killed_and_started(&mut world).await?;
     approve(&world, &alice.phone, &issued).await?;
     let (outcome, sequences) = waiting.await?;
     assert!(outcome?.lets_in(&sign_in.session_binding, world.now()));
@@ -170,7 +167,7 @@ async fn a_challenge_that_no_phone_was_sent_before_a_crash_is_sent_after_it() ->
     let (_, issued) = ask(&world.login, &world.sign_in("alice")).await?;
     world.broker.kill()?;
     world.push.faults().clear();
-    world.broker.start()?;
+    started(&mut world).await?;
     let challenge = world.challenge(&alice).await?;
     assert_eq!(challenge.approval_id(), issued.approval_id);
     approve(&world, &alice.phone, &issued).await
@@ -186,7 +183,7 @@ async fn an_approval_that_was_live_when_the_broker_was_killed_expires_while_it_i
     let sign_in = world.sign_in("alice").lasting(Duration::from_secs(15));
     let Some(Opened::Issued(issued)) = world.login.open(&sign_in).await? else { panic!("it waits") };
     past.stop().await;
-    world.broker.start()?;
+    started(&mut world).await?;
     let steps = all(world.login.watch(&issued.approval_id, 1).await?).await?;
     let Some(Update { step: Step::Outcome(outcome), .. }) = steps.last() else { panic!("{steps:?}") };
     assert_eq!(outcome.kind(), OutcomeKind::Expired);
@@ -215,15 +212,16 @@ async fn long_after_its_end_an_approval_is_what_it_was() -> Result<()> {
     all(updates).await?;
     // Whether the push of then was accepted is told as it was; nothing of it comes any more.
     past.stop().await;
-    world.broker.start()?;
+    started(&mut world).await?;
     let steps = all(world.login.watch(&issued.approval_id, 0).await?).await?;
     tells(&world, &issued, &steps).await?;
 
     // The account forgets what is older than a day with its next request; the log does not.
-    let (_, newer) = ask(&world.login, &sign_in).await?;
-    assert_ne!(newer.approval_id, issued.approval_id, "an idempotency key is remembered for a day");
+    let (_, newer) = ask(&world.login, &world.sign_in("alice")).await?;
     tells(&world, &issued, &steps).await?;
     approve(&world, &alice, &newer).await?;
+    let (_, again) = ask(&world.login, &sign_in).await?;
+    assert_ne!(again.approval_id, issued.approval_id, "an idempotency key is remembered for a day, and not for ever");
     let Some(Update { step: Step::Outcome(outcome), .. }) = steps.last() else { panic!("{steps:?}") };
     assert!(!outcome.lets_in(&sign_in.session_binding, world.now()), "an old yes is no yes");
     Ok(())
@@ -267,7 +265,7 @@ async fn told(world: &World, issued: &Issued, steps: usize) -> Result<()> {
 async fn the_numbers_of_a_challenge_prove_afterwards_what_was_asked_for() -> Result<()> {
     let world = World::new().await?;
     let new = new_phone(&world, "alice's phone", Algorithm::Ed25519)?;
-    let on_trial = crate::support::bind(&world, "alice", &new).await?;
+    let on_trial = bind(&world, "alice", &new).await?;
     let number = world.trial_number(&on_trial.enrolment_id).await?;
     on_trial.phone.answer_trial(&world.transport, &on_trial.trial, number.expose()).await?;
     let (_, issued) = ask(&world.login, &world.sign_in("alice")).await?;

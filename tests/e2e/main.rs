@@ -2,7 +2,16 @@
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on should say where")]
 
+mod bad_answers;
+mod bad_input;
+mod callers;
+mod damage;
+mod enrolment;
 mod first_sign_in;
 mod following;
 mod outcomes;
+mod race;
+mod secrets;
+mod stopping;
 mod support;
+mod tls;

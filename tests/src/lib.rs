@@ -9,4 +9,4 @@ pub use process::Broker;
 pub use world::World;
 
 /// Anything that goes wrong in a test ends it: what matters is that it says what.
-pub type Result<T> = anyhow::Result<T>;
+pub type Result<T, E = anyhow::Error> = std::result::Result<T, E>;

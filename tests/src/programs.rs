@@ -8,8 +8,10 @@ use std::{
 
 static FOLDER: LazyLock<PathBuf> = LazyLock::new(|| {
     let me = std::env::current_exe().expect("a test's own path is known");
-    let deps = me.parent().expect("a test is in a folder");
-    let folder = deps.parent().expect("target/debug/deps has a parent").to_owned();
+    let mut folder = me.parent().expect("a program is in a folder").to_owned();
+    if folder.ends_with("deps") {
+        folder.pop();
+    }
     // nextest runs each test in a process of its own: whoever runs it has built the programs once, before.
     if std::env::var_os("NEXTEST").is_none() {
         build(&folder);

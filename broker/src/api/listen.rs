@@ -143,6 +143,8 @@ impl Server {
                 }
             }
         }
+        // Who comes now is refused at once and goes elsewhere: nobody would answer him before the last connection is done.
+        drop(listener);
         self.finish(patience).await;
     }
 
@@ -159,6 +161,8 @@ impl Server {
                 Err(error) => pause_after(&error).await,
             }
         }
+        // Who comes now is refused at once and goes elsewhere: nobody would answer him before the last connection is done.
+        drop(listener);
         self.finish(patience).await;
     }
 

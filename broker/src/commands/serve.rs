@@ -22,7 +22,12 @@ pub(crate) async fn run(config: &ConfigFile) -> anyhow::Result<()> {
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
 
-    let foundations = foundations(&config).await?;
+    let foundations = tokio::select! {
+        started = foundations(&config) => started?,
+        // A rebuild of the store can take minutes. Nothing that is durable is lost by not waiting for it.
+        _ = terminate.recv() => std::process::exit(0),
+        _ = interrupt.recv() => std::process::exit(0),
+    };
     let log = Arc::clone(&foundations.log);
     let broker = Broker::start(&config, foundations).await?;
     tracing::info!(public = %broker.public, "serving");

@@ -210,3 +210,117 @@ impl<'a> Reader<'a> {
         self.array().map(u64::from_be_bytes)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::collection::vec;
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn event() -> impl Strategy<Value = EventRecord> {
+        let bytes = || vec(any::<u8>(), 0..40).prop_map(Bytes::from);
+        (any::<u32>(), any::<u32>(), any::<bool>(), bytes(), bytes()).prop_map(
+            |(kind, version, may_ignore, body, sealed)| EventRecord {
+                kind,
+                version,
+                may_ignore,
+                body,
+                sealed,
+            },
+        )
+    }
+
+    fn entry() -> impl Strategy<Value = Entry> {
+        let stream = (0..4_usize, any::<[u8; 16]>());
+        (2..u64::MAX, stream, any::<u64>(), any::<u64>(), vec(event(), 1..5)).prop_map(
+            |(number, (kind, id), previous, recorded_at_ms, events)| Entry {
+                position: Position::new(number).unwrap(),
+                stream: StreamId::new(StreamKind::ALL[kind], id),
+                version: Version::from_token(number),
+                previous: Position::new(previous % number),
+                recorded_at_ms,
+                events,
+            },
+        )
+    }
+
+    fn encoded(entry: &Entry) -> Vec<u8> {
+        let mut bytes = Vec::new();
+        encode(entry, &mut bytes);
+        bytes.split_off(ENTRY_LENGTH_BYTES)
+    }
+
+    proptest! {
+        #[test]
+        fn an_entry_reads_back_from_its_bytes(entry in entry()) {
+            let bytes = Bytes::from(encoded(&entry));
+            prop_assert_eq!(bytes.len(), entry_bytes(&entry.events));
+            prop_assert_eq!(decode_entry(&bytes, entry.position), Ok(entry));
+        }
+
+        #[test]
+        fn what_reads_as_an_entry_has_exactly_these_bytes(
+            entry in entry(), at in any::<prop::sample::Index>(), value in any::<u8>(), cut in any::<bool>(),
+        ) {
+            let mut bytes = encoded(&entry);
+            let at = at.index(bytes.len());
+            if cut { bytes.truncate(at) } else { bytes[at] = value }
+            if let Ok(read) = decode_entry(&Bytes::from(bytes.clone()), entry.position) {
+                prop_assert_eq!(encoded(&read), bytes);
+            }
+        }
+
+        #[test]
+        fn no_bytes_make_the_parsers_panic(bytes in vec(any::<u8>(), 0..200), number in 1..u64::MAX) {
+            let position = Position::new(number).unwrap();
+            let _ = decode_entry(&Bytes::from(bytes.clone()), position);
+            let _ = EntryHeader::decode(&bytes, position);
+            prop_assert!(split_entries(&bytes).map_while(Result::ok).map(<[u8]>::len).sum::<usize>() <= bytes.len());
+        }
+
+        #[test]
+        fn the_previous_one_can_be_set_later(entry in entry()) {
+            let mut later = Vec::new();
+            encode(&Entry { previous: None, ..entry.clone() }, &mut later);
+            set_previous(&mut later, entry.previous);
+            prop_assert_eq!(&later[ENTRY_LENGTH_BYTES..], &encoded(&entry)[..]);
+        }
+    }
+
+    #[test]
+    fn an_entrys_bytes_are_what_they_always_were() {
+        let entry = Entry {
+            position: Position::new(9).unwrap(),
+            stream: StreamId::new(StreamKind::Delivery, *b"0123456789abcdef"),
+            version: Version::from_token(9),
+            previous: Position::new(0x0102),
+            recorded_at_ms: 0x0304,
+            events: vec![
+                EventRecord {
+                    kind: 5,
+                    version: 6,
+                    may_ignore: true,
+                    body: Bytes::from_static(b"clear"),
+                    sealed: Bytes::from_static(b"sealed"),
+                },
+                EventRecord {
+                    kind: 7,
+                    version: 8,
+                    may_ignore: false,
+                    body: Bytes::new(),
+                    sealed: Bytes::new(),
+                },
+            ],
+        };
+        let expected = [
+            &[1, 2][..],
+            b"0123456789abcdef",
+            &[0, 0, 0, 0, 0, 0, 1, 2, 0, 0, 0, 0, 0, 0, 3, 4, 0, 2],
+            &[0, 0, 0, 5, 0, 0, 0, 6, 1, 0, 0, 0, 5, 0, 0, 0, 6],
+            b"clearsealed",
+            &[0, 0, 0, 7, 0, 0, 0, 8, 0, 0, 0, 0, 0, 0, 0, 0, 0],
+        ];
+        assert_eq!(encoded(&entry), expected.concat());
+    }
+}

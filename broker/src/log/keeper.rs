@@ -13,7 +13,7 @@ use super::journal::disk::OsDisk;
 use super::reading::Sources;
 use super::recent::Task;
 use super::snapshots::{HEADS, Snapshots};
-use super::store::{Store, group_last, group_of, remove_aside, set_aside};
+use super::store::{Cause, Store, StoreError, group_last, group_of, remove_aside, set_aside};
 
 /// The heads are saved after so many entries, or as many as there are streams if that is more: so that saving
 /// them stays a small part of the work, and reading the rest at start a matter of seconds.
@@ -22,6 +22,12 @@ const HEADS_EVERY_ENTRIES: u64 = 250_000;
 /// How long the store is left alone after it has failed: the first time, and at most.
 const PAUSE_FIRST: Duration = Duration::from_secs(1);
 const PAUSE_MAX: Duration = Duration::from_secs(60);
+
+/// How often the store may be locked by one that has failed and does not end, before it is set aside.
+const LOCKED_MAX: u32 = 3;
+/// How often the store may fail before it is left alone until the next start: what has failed may never give back
+/// its memory and its threads.
+const FAILURES_MAX: u32 = 8;
 
 /// What the store's thread works on.
 #[derive(Debug)]
@@ -34,6 +40,8 @@ pub(crate) struct Keeper {
     pub(crate) stored: Option<Position>,
     /// The last position that the snapshot of the heads is made up to.
     pub(crate) heads_at: Option<Position>,
+    /// How often the store has failed.
+    pub(crate) failures: u32,
 }
 
 impl Keeper {
@@ -52,6 +60,15 @@ impl Keeper {
                     up = self.bring_back(Some(group));
                 }
             }
+        }
+        self.end();
+    }
+
+    /// When the log closes; until then the heads go on being saved, store or no store.
+    fn end(&mut self) {
+        let recent = Arc::clone(&self.sources.recent);
+        while !recent.wait_for_stop(PAUSE_MAX) {
+            self.save_heads_if_due();
         }
         self.save_heads();
         self.sources.store.set(None);
@@ -83,27 +100,40 @@ impl Keeper {
     }
 
     /// Opens the store again after it has failed at the group `failed`; tries until it is back. False if the
-    /// log closes before that.
+    /// log closes before that, or the store has failed too often.
     fn bring_back(&mut self, failed: Option<Position>) -> bool {
+        self.sources.recent.set_store_down();
         self.sources.store.set(None);
         self.stored = None;
-        self.sources.recent.set_store_down();
+        self.failures += 1;
+        if self.failures > FAILURES_MAX {
+            tracing::error!("the store has failed too often: reading the journal until the next start");
+            return false;
+        }
         let mut pause = PAUSE_FIRST;
+        let mut locked = 0;
         while !self.sources.recent.wait_for_stop(pause) {
-            match self.reopen(failed) {
+            match self.reopen(failed, locked >= LOCKED_MAX) {
                 Ok(()) => {
                     tracing::info!(stored = self.stored.map(Position::number), "the store is back");
                     return true;
                 }
-                Err(error) => tracing::error!(error, "the store does not come back"),
+                Err(error) => {
+                    tracing::error!(%error, "the store does not come back");
+                    locked += u32::from(error.cause == Cause::Locked);
+                    // The one that was set aside is only there to be looked at, and may be what takes the room.
+                    if error.cause == Cause::NoRoom {
+                        let _ = remove_aside(&self.folder);
+                    }
+                }
             }
             pause = PAUSE_MAX.min(pause * 2);
         }
         false
     }
 
-    /// Opens the store if what it has can be trusted, else makes a new one, which is filled from the journal.
-    fn reopen(&mut self, failed: Option<Position>) -> Result<(), String> {
+    /// Opens the store if it can be trusted, else makes a new one, which is filled from the journal.
+    fn reopen(&mut self, failed: Option<Position>, locked_for_ever: bool) -> Result<(), StoreError> {
         let journal = self.sources.journal.id();
         let opened = Store::open(&self.folder, self.cache_bytes, journal).and_then(|store| {
             let last = store.last()?;
@@ -116,18 +146,13 @@ impl Keeper {
                 return Ok(());
             }
             Ok(_) => "it does not agree with the journal, or takes nothing in".to_owned(),
-            Err(error) if error.passing => {
-                // The one that was set aside is only there to be looked at, and may be what takes the room.
-                let _ = remove_aside(&self.folder);
-                return Err(error.to_string());
-            }
+            Err(error) if error.cause == Cause::NoRoom => return Err(error),
+            Err(error) if error.cause == Cause::Locked && !locked_for_ever => return Err(error),
             Err(error) => error.to_string(),
         };
         tracing::error!(reason = distrust, "the store is set aside and made anew from the journal");
-        set_aside(&self.folder).map_err(|error| error.to_string())?;
-        let store =
-            Store::open(&self.folder, self.cache_bytes, journal).map_err(|error| error.to_string())?;
-        self.sources.store.set(Some(store));
+        set_aside(&self.folder)?;
+        self.sources.store.set(Some(Store::open(&self.folder, self.cache_bytes, journal)?));
         self.set_stored(None);
         Ok(())
     }
@@ -145,7 +170,7 @@ impl Keeper {
     fn takes(&self, store: &Store, failed: Option<Position>) -> bool {
         let Some(group) = failed else { return true };
         let put = self.group_body(group).map(|body| store.put_group(group, &body));
-        !matches!(put, Ok(Err(error)) if !error.passing)
+        !matches!(put, Ok(Err(error)) if error.cause != Cause::NoRoom)
     }
 
     fn save_heads_if_due(&mut self) {

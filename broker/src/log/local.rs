@@ -15,7 +15,7 @@ use super::committer::{Committer, version_at};
 use super::entry::{Append, Appended, ENTRY_BYTES_MAX, Entry, Position, StreamId, Urgency, Version};
 use super::error::{AppendError, DiskError, Fault, ReadError, StartError};
 use super::format::ENTRY_LENGTH_BYTES;
-use super::journal::disk::OsDisk;
+use super::journal::disk::{Disk, OsDisk};
 use super::journal::format::{RECORD_BYTES_LIMIT, RECORD_HEADER_BYTES};
 use super::keeper::Keeper;
 use super::limits::check_limits;
@@ -36,7 +36,7 @@ pub(crate) const STORE_FOLDER: &str = "store";
 pub(crate) const SNAPSHOT_FOLDER: &str = "snapshots";
 
 /// How long `close` waits for both threads. Only a store that hangs takes longer, and it may.
-const CLOSE_PATIENCE: Duration = Duration::from_secs(30);
+const CLOSE_PATIENCE: Duration = Duration::from_secs(10);
 
 /// Where a log is, and its limits.
 #[derive(Debug, Clone)]
@@ -121,9 +121,18 @@ impl LocalLog {
     /// Opens the log, or makes one if there is none, with the id `new_id`: 16 random bytes. Blocks: for seconds
     /// if the log is large, for minutes if the store has to be made anew.
     pub fn open(config: &LogConfig, new_id: [u8; 16]) -> Result<Self, StartError> {
+        Self::open_on(config, new_id, Arc::new(OsDisk))
+    }
+
+    /// The same, with the journal on a disk of its own.
+    pub(crate) fn open_on(
+        config: &LogConfig,
+        new_id: [u8; 16],
+        disk: Arc<dyn Disk>,
+    ) -> Result<Self, StartError> {
         config.check()?;
         let Started { lock, journal, snapshots, heads, heads_at, store, stored, newest } =
-            start(config, new_id)?;
+            start(config, new_id, disk)?;
         let first_recent = newest.first().map_or(Position::after(journal.head), |entry| entry.position);
         let recent = Arc::new(Recent::new(config.recent_bytes_max, first_recent, stored));
         recent.push(newest.into_iter());
@@ -149,6 +158,7 @@ impl LocalLog {
             cache_bytes: config.store_cache_bytes,
             stored,
             heads_at,
+            failures: 0,
         };
         spawn("log-store", config, {
             let at_work = AtWork { lock: Some(Arc::clone(&lock)), working: Arc::clone(&working) };
@@ -166,6 +176,13 @@ impl LocalLog {
         // Without its writer, the store's thread has no work.
         spawned.inspect_err(|_| recent.stop())?;
         Ok(Self { queue, sources, snapshots, working: still_working })
+    }
+}
+
+#[cfg(test)]
+impl LocalLog {
+    pub(crate) fn sources(&self) -> &Arc<Sources> {
+        &self.sources
     }
 }
 

@@ -46,6 +46,8 @@ mod verify;
 
 #[cfg(test)]
 mod contract;
+#[cfg(test)]
+mod tests;
 
 use std::sync::Arc;
 

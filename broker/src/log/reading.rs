@@ -41,7 +41,10 @@ impl StoreSlot {
     }
 
     pub(crate) fn set(&self, store: Option<Store>) {
-        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = store.map(Arc::new);
+        let store = store.map(Arc::new);
+        let before = std::mem::replace(&mut *self.0.lock().unwrap_or_else(PoisonError::into_inner), store);
+        // Not while the slot is locked: sled takes its time.
+        drop(before);
     }
 }
 

@@ -120,9 +120,10 @@ impl Recent {
         ring.entries.range(index..end).cloned().collect()
     }
 
-    /// The last position that the store has.
+    /// The last position that the store has; none while it is not to be used.
     pub(crate) fn stored(&self) -> Option<Position> {
-        self.lock().stored
+        let ring = self.lock();
+        ring.stored.filter(|_| ring.store_up)
     }
 
     /// From now on the store has everything up to this position.

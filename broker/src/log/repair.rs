@@ -249,7 +249,8 @@ impl Survey {
         let failed = |error: &_| DiskError::new("keep", file, error);
         fs::create_dir_all(&folder).map_err(|error| failed(&error))?;
         let name = file.file_name().unwrap_or_default().to_string_lossy();
-        let free = (0..).map(|number| folder.join(format!("{name}.{number}"))).find(|path| !path.exists());
+        let free =
+            (0..u32::MAX).map(|number| folder.join(format!("{name}.{number}"))).find(|path| !path.exists());
         let kept = free.expect("numbers do not run out");
         let result = if stays { fs::hard_link(file, kept) } else { fs::rename(file, kept) };
         match result {

@@ -21,7 +21,7 @@ use super::entry::{Entry, Position};
 use super::error::{Damage, DiskError, StartError};
 use super::format::{EntryHeader, decode_entry, put_behind_length, split_entries};
 use super::heads::Heads;
-use super::journal::disk::OsDisk;
+use super::journal::disk::{Disk, OsDisk};
 use super::journal::format::JournalId;
 use super::journal::reader::{JournalReader, Records};
 use super::journal::segment::Record;
@@ -30,7 +30,7 @@ use super::local::LogConfig;
 use super::lock::Lock;
 use super::progress::Progress;
 use super::snapshots::{HEADS, Snapshots};
-use super::store::{Store, group_last, group_of, set_aside};
+use super::store::{Cause, Store, group_last, group_of, set_aside};
 
 /// A log that is ready to work.
 #[derive(Debug)]
@@ -48,8 +48,12 @@ pub(crate) struct Started {
     pub(crate) newest: Vec<Arc<Entry>>,
 }
 
-/// Opens the log in the configured folder, or makes one there.
-pub(crate) fn start(config: &LogConfig, new_id: JournalId) -> Result<Started, StartError> {
+/// Opens the log in the configured folder, or makes one there. The journal is on `disk`.
+pub(crate) fn start(
+    config: &LogConfig,
+    new_id: JournalId,
+    disk: Arc<dyn Disk>,
+) -> Result<Started, StartError> {
     let folders = [&config.folder, &config.journal_folder(), &config.snapshot_folder()];
     for folder in folders {
         make_folder(folder)?;
@@ -59,7 +63,7 @@ pub(crate) fn start(config: &LogConfig, new_id: JournalId) -> Result<Started, St
         segment_bytes: config.segment_bytes,
         record_bytes_max: u32::try_from(config.batch_bytes_max).unwrap_or(u32::MAX),
     };
-    let journal = open_journal(Arc::new(OsDisk), &config.journal_folder(), limits, new_id)?;
+    let journal = open_journal(disk, &config.journal_folder(), limits, new_id)?;
     let snapshots = Snapshots::new(OsDisk, config.snapshot_folder(), journal.reader.id());
     let (heads, heads_at) = load_heads(&snapshots, journal.head)?;
     let mut pass = Pass { journal: &journal, config, heads, heads_at, store: None, stored: None };
@@ -90,10 +94,22 @@ pub(crate) fn start(config: &LogConfig, new_id: JournalId) -> Result<Started, St
     Ok(Started { lock, journal, snapshots, heads, heads_at, store, stored, newest })
 }
 
+/// Makes a folder where there is none, and its name durable in any case: one that is there may have been made by a start
+/// that was cut short before this.
 fn make_folder(folder: &Path) -> Result<(), StartError> {
-    let mut builder = std::fs::DirBuilder::new();
-    std::os::unix::fs::DirBuilderExt::mode(builder.recursive(true), 0o700);
-    builder.create(folder).map_err(|error| DiskError::new("make", folder, &error).into())
+    let failed = |action, folder: &Path, error: &std::io::Error| DiskError::new(action, folder, error);
+    let parent = folder.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    if !parent.exists() {
+        make_folder(parent)?;
+    }
+    let made = std::os::unix::fs::DirBuilderExt::mode(&mut std::fs::DirBuilder::new(), 0o700).create(folder);
+    if let Err(error) = made
+        && !folder.is_dir()
+    {
+        return Err(failed("make", folder, &error).into());
+    }
+    let synced = std::fs::File::open(parent).and_then(|parent| parent.sync_all());
+    Ok(synced.map_err(|error| failed("sync", parent, &error))?)
 }
 
 /// The heads as they were saved last; none if that is not there or cannot be believed.
@@ -145,7 +161,7 @@ impl Pass<'_> {
                 (self.store, self.stored) = (Some(store), last);
                 Ok(())
             }
-            Err(error) if error.passing => {
+            Err(error) if error.cause != Cause::Lost => {
                 tracing::error!(%error, "the store cannot be opened now: starting without it");
                 Ok(())
             }
@@ -237,7 +253,7 @@ impl Pass<'_> {
         }
         match store.put_group(group, body) {
             Ok(()) => self.stored = Some(group_last(group)),
-            Err(error) if error.passing => {
+            Err(error) if error.cause == Cause::NoRoom => {
                 tracing::error!(%error, "the store takes nothing in now: starting without it");
                 (self.store, self.stored) = (None, None);
             }

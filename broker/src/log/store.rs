@@ -11,13 +11,19 @@
 //! crash takes from it, and a start has to bring back from the journal, stays small.
 //!
 //! sled panics on some of what a crash can leave, and when its own threads have died. Every call into it is
-//! guarded: a panic becomes a [`StoreError`].
+//! guarded: a panic becomes a [`StoreError`]. And once a write of its own has failed, dropping it waits for ever
+//! for that write (seen on a full disk): a store that has failed is dropped by a thread of its own, which may
+//! never end, and with which sled's lock on the folder may never go.
 
 use std::any::Any;
 use std::fs;
 use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc;
+use std::thread;
+use std::time::Duration;
 
 use sled::IVec;
 
@@ -29,6 +35,9 @@ pub(crate) const GROUP_ENTRIES: u64 = 64;
 
 const CRC_BYTES: usize = 4;
 const FLUSH_EVERY_MS: u64 = 1_000;
+
+/// sled opens three million entries in under a second; a store that takes this long is made anew sooner.
+const OPEN_MAX: Duration = Duration::from_secs(20);
 
 /// The group that an entry is kept in: the position of the first entry in it.
 pub(crate) fn group_of(position: Position) -> Position {
@@ -45,16 +54,27 @@ pub(crate) fn group_last(group: Position) -> Position {
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{message}")]
 pub(crate) struct StoreError {
+    pub(crate) cause: Cause,
     message: String,
-    /// Whether the file system was full, or another has the store open: a reason to wait, not to start anew.
-    pub(crate) passing: bool,
+}
+
+/// What to do about it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Cause {
+    /// The file system is full: wait.
+    NoRoom,
+    /// The store is still open elsewhere in this process: wait, but not for ever.
+    Locked,
+    /// It cannot be used: start anew.
+    Lost,
 }
 
 /// The store, open.
 #[derive(Debug)]
 pub(crate) struct Store {
-    // In an option so that dropping it, when sled flushes, can be guarded as well.
+    // In an option so that it can be dropped elsewhere.
     sled: Option<Sled>,
+    failed: AtomicBool,
 }
 
 #[derive(Debug)]
@@ -65,8 +85,24 @@ struct Sled {
 }
 
 impl Store {
-    /// Opens the store in a folder, or makes one there. One that was made from another journal is refused.
+    /// Opens the store in a folder, or makes one there. One that was made from another journal is refused, and so
+    /// is one that does not open in time: on what a power cut leaves, sled has been seen to wait for itself for
+    /// ever. Its thread is then left to wait, in a folder that is set aside.
     pub(crate) fn open(folder: &Path, cache_bytes: u64, journal: JournalId) -> Result<Self, StoreError> {
+        let (opened, waiting) = mpsc::channel();
+        let folder = folder.to_owned();
+        thread::Builder::new().name("log-store-open".to_owned()).spawn(move || {
+            let store = Self::open_at_leisure(&folder, cache_bytes, journal);
+            // Who has stopped waiting has set the folder aside.
+            let _ = opened.send(store.and_then(|store| store.last().map(|_| store)));
+        })?;
+        match waiting.recv_timeout(OPEN_MAX) {
+            Ok(opened) => opened,
+            Err(_) => Err(StoreError::lost(&format!("it does not open within {} s", OPEN_MAX.as_secs()))),
+        }
+    }
+
+    fn open_at_leisure(folder: &Path, cache_bytes: u64, journal: JournalId) -> Result<Self, StoreError> {
         // A snapshot of sled's own page table that a crash has interrupted would be taken for its newest one.
         remove_unfinished(folder).map_err(StoreError::from)?;
         guarded(|| {
@@ -84,13 +120,13 @@ impl Store {
                 None => drop(about.insert("journal", &journal[..])?),
             }
             let (entries, cursors) = (db.open_tree("entries")?, db.open_tree("cursors")?);
-            Ok(Self { sled: Some(Sled { entries, cursors, _db: db }) })
+            Ok(Self { sled: Some(Sled { entries, cursors, _db: db }), failed: AtomicBool::new(false) })
         })
     }
 
     /// The last position that it has.
     pub(crate) fn last(&self) -> Result<Option<Position>, StoreError> {
-        let last = guarded(|| self.sled().entries.last())?;
+        let last = self.call(|sled| sled.entries.last())?;
         let Some((key, _)) = last else { return Ok(None) };
         let group = group_in_key(&key).ok_or_else(|| StoreError::lost("its last key is not one of ours"))?;
         Ok(Some(group_last(group)))
@@ -99,7 +135,7 @@ impl Store {
     /// The entries of a group, each behind its length; none if they are not there as they were put there.
     pub(crate) fn group(&self, group: Position) -> Result<Option<Vec<u8>>, StoreError> {
         let key = group.number().to_be_bytes();
-        let value = guarded(|| self.sled().entries.get(key))?;
+        let value = self.call(|sled| sled.entries.get(key))?;
         Ok(value.and_then(|value| {
             let (crc, body) = value.split_at_checked(CRC_BYTES)?;
             (*crc == checksum(key, body).to_be_bytes()).then(|| body.to_vec())
@@ -112,35 +148,43 @@ impl Store {
         let mut value = Vec::with_capacity(CRC_BYTES + body.len());
         value.extend_from_slice(&checksum(key, body).to_be_bytes());
         value.extend_from_slice(body);
-        guarded(|| self.sled().entries.insert(key, value).map(drop))
+        self.call(|sled| sled.entries.insert(key, value).map(drop))
     }
 
     /// The cursor of this name.
     pub(crate) fn cursor(&self, name: &str) -> Result<Option<Position>, StoreError> {
-        let value: Option<IVec> = guarded(|| self.sled().cursors.get(name))?;
+        let value: Option<IVec> = self.call(|sled| sled.cursors.get(name))?;
         let number = value.and_then(|value| value.as_ref().try_into().ok()).map(u64::from_be_bytes);
         Ok(number.and_then(Position::new))
     }
 
     /// Replaces the cursor of this name.
     pub(crate) fn save_cursor(&self, name: &str, position: Position) -> Result<(), StoreError> {
-        guarded(|| self.sled().cursors.insert(name, &position.number().to_be_bytes()[..]).map(drop))
+        self.call(|sled| sled.cursors.insert(name, &position.number().to_be_bytes()[..]).map(drop))
     }
 
-    fn sled(&self) -> &Sled {
-        self.sled.as_ref().expect("it is taken out only when the store is dropped")
+    fn call<T>(&self, call: impl FnOnce(&Sled) -> sled::Result<T>) -> Result<T, StoreError> {
+        let sled = self.sled.as_ref().expect("it is taken out only when the store is dropped");
+        guarded(|| call(sled)).inspect_err(|_| self.failed.store(true, Ordering::Relaxed))
     }
 }
 
 impl Drop for Store {
     fn drop(&mut self) {
         let sled = self.sled.take();
-        let dropped = guarded(|| {
-            drop(sled);
-            Ok(())
-        });
-        if let Err(error) = dropped {
-            tracing::warn!(%error, "the store was not left in order");
+        let dropping = move || {
+            let dropped = guarded(|| {
+                drop(sled);
+                Ok(())
+            });
+            if let Err(error) = dropped {
+                tracing::warn!(%error, "the store was not left in order");
+            }
+        };
+        if !self.failed.load(Ordering::Relaxed) {
+            dropping();
+        } else if let Err(error) = thread::Builder::new().name("log-store-end".to_owned()).spawn(dropping) {
+            tracing::error!(%error, "no thread to drop the store that has failed");
         }
     }
 }
@@ -209,7 +253,7 @@ pub(crate) fn panic_message(panic: &(dyn Any + Send)) -> String {
 
 impl StoreError {
     fn lost(message: &str) -> Self {
-        Self { message: message.to_owned(), passing: false }
+        Self { cause: Cause::Lost, message: message.to_owned() }
     }
 }
 
@@ -224,9 +268,13 @@ impl From<sled::Error> for StoreError {
 
 impl From<io::Error> for StoreError {
     fn from(error: io::Error) -> Self {
-        let full = matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded);
-        // sled tells of its lock in no other way.
-        let passing = full || error.to_string().contains("could not acquire lock");
-        Self { message: error.to_string(), passing }
+        let message = error.to_string();
+        let cause = match error.kind() {
+            io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => Cause::NoRoom,
+            // sled tells of its lock in no other way.
+            _ if message.contains("could not acquire lock") => Cause::Locked,
+            _ => Cause::Lost,
+        };
+        Self { cause, message }
     }
 }

@@ -85,6 +85,7 @@ pub(crate) fn verify_on(disk: Arc<dyn Disk>, folder: &Path) -> Result<Report, Di
         next: Position::FIRST,
         heads: Some(ByStream::default()),
         streams: 0,
+        sound: true,
         ending: Ending::Nothing,
         findings: Vec::new(),
         progress: Progress::new("verifying the journal", total),
@@ -113,6 +114,8 @@ struct Verifier {
     /// Where each stream stands; none once entries are missing, since then nobody knows.
     heads: Option<ByStream<Position>>,
     streams: u64,
+    /// Whether the segment before was.
+    sound: bool,
     ending: Ending,
     findings: Vec<Corruption>,
     progress: Progress,
@@ -121,15 +124,16 @@ struct Verifier {
 impl Verifier {
     fn segment(&mut self, first: Position, is_last: bool) -> Result<SegmentReport, DiskError> {
         let file = self.folder.join(segment_name(first));
-        if first != self.next {
+        // Behind damage, nobody knows what should come.
+        if first != self.next && self.sound {
             self.find(Corruption {
                 file: self.folder.join(segment_name(self.next)),
                 offset: 0,
                 position: self.next,
                 damage: Damage::Gap { found: first },
             });
-            self.next = first;
         }
+        self.next = first;
         let mut report = SegmentReport { file, bytes: 0, first, records: 0, entries: 0, sound: true };
         let before = self.findings.len();
         match SegmentReader::open(&*self.disk, &self.folder, first, self.journal) {
@@ -143,6 +147,7 @@ impl Verifier {
             Err(FileError::Disk(error)) => return Err(error),
         }
         report.sound = self.findings.len() == before;
+        self.sound = report.sound;
         Ok(report)
     }
 

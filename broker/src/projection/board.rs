@@ -29,6 +29,8 @@ pub struct Place<P> {
 #[derive(Debug)]
 struct Story<P> {
     steps: Vec<P>,
+    /// It is live, whether or not anybody waits: its steps are kept until its end.
+    begun: bool,
     ended: bool,
 }
 
@@ -47,17 +49,22 @@ impl<K: Copy + Eq + Hash, P: Clone> Board<K, P> {
         Self { shards: (0..SHARDS).map(|_| Mutex::default()).collect(), hasher: RandomState::new() }
     }
 
+    /// It is live from now on: its place stays, whoever comes and goes, until its end.
+    pub fn begin(&self, key: K) {
+        self.expect(key).story().begun = true;
+    }
+
     /// The place of what is, or is about to become, live.
     pub fn expect(&self, key: K) -> Arc<Place<P>> {
         Arc::clone(self.shard(key).entry(key).or_insert_with(|| Arc::new(Place::new())))
     }
 
-    /// Gives back a place that turned out not to be live. It is taken down when nobody else waits there: what ends
-    /// while somebody does, ends for him too.
+    /// Gives back a place by somebody who has nothing to wait for there. It is taken down when nobody else waits there
+    /// and what it is for is not live: what ends while somebody waits, ends for him too.
     pub fn release(&self, key: K, place: Arc<Place<P>>) {
         let mut shard = self.shard(key);
         drop(place);
-        if shard.get(&key).is_some_and(|place| Arc::strong_count(place) == 1) {
+        if shard.get(&key).is_some_and(|place| Arc::strong_count(place) == 1 && !place.story().begun) {
             shard.remove(&key);
         }
     }
@@ -108,7 +115,7 @@ impl<K: Copy + Eq + Hash, P: Clone> Default for Board<K, P> {
 
 impl<P: Clone> Place<P> {
     fn new() -> Self {
-        Self { story: Mutex::new(Story { steps: Vec::new(), ended: false }), changed: Notify::new() }
+        Self { story: Mutex::new(Story { steps: Vec::new(), begun: false, ended: false }), changed: Notify::new() }
     }
 
     /// Waits for what comes after the first `known` steps.
@@ -172,6 +179,18 @@ mod tests {
         board.release(1, first);
         assert!(board.find(1).is_some());
         board.release(1, second);
+        assert!(board.is_empty());
+    }
+
+    #[test]
+    fn what_is_live_keeps_its_story_whoever_looks_in() {
+        let board = Board::new();
+        board.begin(1);
+        board.step(1, "first");
+        board.release(1, board.expect(1));
+        board.step(1, "second");
+        assert_eq!(board.expect(1).steps(), ["first", "second"]);
+        board.end(1);
         assert!(board.is_empty());
     }
 

@@ -151,7 +151,7 @@ impl Follower {
     /// Wakes who waits.
     fn tell(&self, event: &Event) {
         match approval_of(event) {
-            Some((id, Moment::Begins)) => drop(self.approvals.expect(id)),
+            Some((id, Moment::Begins)) => self.approvals.begin(id),
             Some((id, Moment::Refused | Moment::Ends)) => self.approvals.end(id),
             None => self.tell_enrolment(event),
         }
@@ -159,9 +159,7 @@ impl Follower {
 
     fn tell_enrolment(&self, event: &Event) {
         match event {
-            Event::EnrolmentBegun(begun) => {
-                self.enrolments.expect(begun.enrolment);
-            }
+            Event::EnrolmentBegun(begun) => self.enrolments.begin(begun.enrolment),
             Event::EnrolmentCodeRefused { enrolment } => self.enrolments.step(*enrolment, ()),
             Event::TrialRequested(trial) => self.enrolments.step(trial.enrolment, ()),
             Event::EnrolmentEnded { enrolment, .. } | Event::AuthenticatorActivated { enrolment, .. } => {
@@ -174,14 +172,22 @@ impl Follower {
     /// The places of what is live, with the steps so far.
     async fn put_on_board(&self) -> Result<(), decider::Error> {
         for (id, _) in self.index.live_approvals() {
-            let Some(span) = span(&self.accounts, id).await? else { continue };
-            self.approvals.expect(id);
+            let span = match span(&self.accounts, id).await {
+                // That account has to wait for a newer release; the others have not.
+                Err(error @ decider::Error::Undecidable { .. }) => {
+                    undecidable(&error);
+                    continue;
+                }
+                span => span?,
+            };
+            let Some(span) = span else { continue };
+            self.approvals.begin(id);
             for step in deliveries(&*self.log, id, span).await? {
                 self.approvals.step(id, step);
             }
         }
         for (id, _) in self.index.live_enrolments() {
-            self.enrolments.expect(id);
+            self.enrolments.begin(id);
         }
         Ok(())
     }

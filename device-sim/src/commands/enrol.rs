@@ -16,8 +16,10 @@ use super::{
     terminal::{self, Ink, Screen, for_programs, until},
 };
 
-/// Ends with status 0 if the phone was enrolled, 1 if not, 2 if something else went wrong.
 #[derive(Debug, clap::Args)]
+#[command(
+    after_help = "Ends with status 0 if the phone was enrolled, 1 if not, 2 if something else went wrong."
+)]
 pub(crate) struct Args {
     /// The broker's address, such as https://approve.example.org:8443
     #[arg(long, value_name = "URL")]
@@ -114,7 +116,7 @@ impl Page {
     }
 
     fn told(&mut self, update: &EnrolmentUpdate, now: Timestamp) {
-        let shown = if self.screen.is_json { self.object(update) } else { self.text(update, now) };
+        let shown = if self.screen.is_json { tell_program(update) } else { self.text(update, now) };
         if let Err(error) = shown {
             self.failure.get_or_insert(error);
         }
@@ -158,31 +160,31 @@ impl Page {
             EnrolmentStep::Unknown => Ok(()),
         }
     }
+}
 
-    fn object(&self, update: &EnrolmentUpdate) -> anyhow::Result<()> {
-        let event = match &update.step {
-            // Said already, with the code.
-            EnrolmentStep::Begun { .. } | EnrolmentStep::Unknown => return Ok(()),
-            EnrolmentStep::CodeRefused { attempts_left } => {
-                json!({ "event": "code-refused", "attempts_left": attempts_left })
-            }
-            EnrolmentStep::Trial { authenticator_id, device_name, platform, number, expires_at } => json!({
-                "event": "trial",
-                "number": number.expose(),
-                "device_name": device_name,
-                "platform": for_programs(platform.as_str_name(), "PLATFORM_"),
-                "authenticator_id": authenticator_id,
-                "expires_at_ms": expires_at,
-            }),
-            EnrolmentStep::Active { authenticator_id } => {
-                json!({ "event": "active", "authenticator_id": authenticator_id })
-            }
-            EnrolmentStep::Ended { reason } => {
-                json!({ "event": "ended", "reason": for_programs(reason.as_str_name(), "ENROLMENT_END_") })
-            }
-        };
-        terminal::json(&event)
-    }
+fn tell_program(update: &EnrolmentUpdate) -> anyhow::Result<()> {
+    let event = match &update.step {
+        // Said already, with the code.
+        EnrolmentStep::Begun { .. } | EnrolmentStep::Unknown => return Ok(()),
+        EnrolmentStep::CodeRefused { attempts_left } => {
+            json!({ "event": "code-refused", "attempts_left": attempts_left })
+        }
+        EnrolmentStep::Trial { authenticator_id, device_name, platform, number, expires_at } => json!({
+            "event": "trial",
+            "number": number.expose(),
+            "device_name": device_name,
+            "platform": for_programs(platform.as_str_name(), "PLATFORM_"),
+            "authenticator_id": authenticator_id,
+            "expires_at_ms": expires_at,
+        }),
+        EnrolmentStep::Active { authenticator_id } => {
+            json!({ "event": "active", "authenticator_id": authenticator_id })
+        }
+        EnrolmentStep::Ended { reason } => {
+            json!({ "event": "ended", "reason": for_programs(reason.as_str_name(), "ENROLMENT_END_") })
+        }
+    };
+    terminal::json(&event)
 }
 
 fn in_words(reason: EnrolmentEnd) -> &'static str {

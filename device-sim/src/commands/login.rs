@@ -3,7 +3,6 @@
 use std::{path::PathBuf, process::ExitCode};
 
 use anyhow::anyhow;
-use clap::Args as ClapArgs;
 use countersign_proto::v1::{self, OutcomeKind, progress};
 use device_sim::{
     clock::{Clock, Timestamp},
@@ -18,8 +17,10 @@ use super::{
     terminal::{self, Ink, Screen, for_programs, in_words, outcome_for_programs, until},
 };
 
-/// Ends with status 0 if the sign-in was approved, 1 if not, 2 if something else went wrong.
-#[derive(Debug, ClapArgs)]
+#[derive(Debug, clap::Args)]
+#[command(
+    after_help = "Ends with status 0 if the sign-in was approved, 1 if not, 2 if something else went wrong."
+)]
 pub(crate) struct Args {
     /// The broker's address, such as https://approve.example.org:8443
     #[arg(long, value_name = "URL")]
@@ -139,7 +140,7 @@ impl Page {
         {
             self.phones.push(progress.authenticator_id.clone());
         }
-        let shown = if self.screen.is_json { self.object(update) } else { self.text(update, now) };
+        let shown = if self.screen.is_json { tell_program(update) } else { self.text(update, now) };
         if let Err(error) = shown {
             self.failure.get_or_insert(error);
         }
@@ -231,30 +232,30 @@ impl Page {
         self.step(now, &format!("{}{why}", self.screen.outcome(kind)))?;
         let sentence = match kind {
             OutcomeKind::Approved => format!("\nWelcome, {}.", sign_in.account),
-            _ => format!("\nNot signed in: the attempt was {}.", in_words(kind)),
+            _ => format!("\nNot signed in: the attempt {}.", in_words(kind)),
         };
         terminal::line(&sentence)
     }
+}
 
-    fn object(&self, update: &Update) -> anyhow::Result<()> {
-        let event = match &update.step {
-            Step::Issued(issued) => json!({
-                "event": "issued",
-                "approval_id": issued.approval_id,
-                "number": issued.number.expose(),
-                "expires_at_ms": issued.expires_at,
-                "authenticators_addressed": issued.authenticators_addressed,
-            }),
-            Step::Progress(progress) => json!({
-                "event": "progress",
-                "kind": for_programs(progress.kind.as_str_name(), "KIND_"),
-                "authenticator_id": progress.authenticator_id,
-                "reason": progress.reason,
-            }),
-            Step::Outcome(_) | Step::Unknown => return Ok(()),
-        };
-        terminal::json(&event)
-    }
+fn tell_program(update: &Update) -> anyhow::Result<()> {
+    let event = match &update.step {
+        Step::Issued(issued) => json!({
+            "event": "issued",
+            "approval_id": issued.approval_id,
+            "number": issued.number.expose(),
+            "expires_at_ms": issued.expires_at,
+            "authenticators_addressed": issued.authenticators_addressed,
+        }),
+        Step::Progress(progress) => json!({
+            "event": "progress",
+            "kind": for_programs(progress.kind.as_str_name(), "KIND_"),
+            "authenticator_id": progress.authenticator_id,
+            "reason": progress.reason,
+        }),
+        Step::Outcome(_) | Step::Unknown => return Ok(()),
+    };
+    terminal::json(&event)
 }
 
 fn refusal_reason(outcome: &Outcome) -> String {

@@ -71,7 +71,7 @@ impl Screen {
         format!("\x1b[{code}m{text}\x1b[0m")
     }
 
-    /// How an outcome is painted: only one is good news.
+    /// An outcome in a word, painted: only one is good news.
     pub(crate) fn outcome(self, kind: OutcomeKind) -> String {
         let ink = match kind {
             OutcomeKind::Approved => Ink::Green,
@@ -84,7 +84,7 @@ impl Screen {
             | OutcomeKind::Superseded
             | OutcomeKind::Unreachable => Ink::Yellow,
         };
-        self.paint(ink, in_words(kind))
+        self.paint(ink, in_a_word(kind))
     }
 }
 
@@ -104,20 +104,25 @@ pub(crate) fn json(event: &Value) -> anyhow::Result<()> {
     line(&event.to_string())
 }
 
-/// An outcome, in a sentence: 'the sign-in was ...'.
+/// An outcome, in a sentence about the sign-in.
 pub(crate) fn in_words(kind: OutcomeKind) -> &'static str {
     match kind {
-        OutcomeKind::Approved => "approved",
-        OutcomeKind::Denied => "denied",
-        OutcomeKind::Reported => "denied and reported",
-        OutcomeKind::WrongNumber => "ended by a wrong number",
-        OutcomeKind::Expired => "expired",
-        OutcomeKind::Cancelled => "cancelled by the login server",
-        OutcomeKind::Superseded => "superseded by a newer attempt of the same browser",
-        OutcomeKind::Unreachable => "unreachable: the account has no active phone",
-        OutcomeKind::Refused => "refused",
-        OutcomeKind::Unspecified => "ended in a way that this program does not know",
+        OutcomeKind::Approved => "was approved",
+        OutcomeKind::Denied => "was denied",
+        OutcomeKind::Reported => "was denied and reported",
+        OutcomeKind::WrongNumber => "has ended: the number that was typed is wrong",
+        OutcomeKind::Expired => "has expired",
+        OutcomeKind::Cancelled => "was cancelled by the login server",
+        OutcomeKind::Superseded => "gave way to a newer attempt of the same browser",
+        OutcomeKind::Unreachable => "reached nobody: the account has no active phone",
+        OutcomeKind::Refused => "was refused",
+        OutcomeKind::Unspecified => "has ended in a way that this program does not know",
     }
+}
+
+/// An outcome in a word or two.
+fn in_a_word(kind: OutcomeKind) -> String {
+    outcome_for_programs(kind).replace('-', " ")
 }
 
 /// The name of a message's enum value for programs: `OUTCOME_KIND_WRONG_NUMBER` is `wrong-number`.

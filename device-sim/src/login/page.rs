@@ -139,16 +139,20 @@ impl EnrollingPage {
         clock: &Clock,
         mut told: impl FnMut(&EnrolmentUpdate),
     ) -> Result<EnrolmentStep, Refusal> {
-        let mut backoff = Backoff::new(clock.now());
+        let mut backoff = Backoff::new();
         let mut known = 0;
         loop {
-            let broke = match self.watch(enrolment_id, known).await {
+            let watched = self.watch(enrolment_id, known).await;
+            if watched.is_ok() {
+                backoff.opened(clock.now());
+            }
+            let broke = match watched {
                 Err(refusal) => refusal,
                 Ok(mut updates) => loop {
                     match updates.next().await {
                         Ok(Some(update)) if update.sequence <= known => {}
                         Ok(Some(update)) => {
-                            backoff.succeeded(clock.now());
+                            backoff.succeeded();
                             known = update.sequence;
                             told(&update);
                             if update.step.is_last() {

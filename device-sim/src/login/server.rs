@@ -187,7 +187,7 @@ impl LoginServer {
         clock: &Clock,
         mut told: impl FnMut(&Update),
     ) -> Result<Outcome, Refusal> {
-        let mut backoff = Backoff::new(clock.now());
+        let mut backoff = Backoff::new();
         let mut known = Known::default();
         loop {
             let opened = match &known.approval_id {
@@ -208,7 +208,7 @@ impl LoginServer {
         clock: &Clock,
         mut told: impl FnMut(&Update),
     ) -> Result<Outcome, Refusal> {
-        let mut backoff = Backoff::new(clock.now());
+        let mut backoff = Backoff::new();
         let mut known = Known { approval_id: Some(approval_id.to_owned()), sequence: after_sequence };
         loop {
             let opened = self.watch(approval_id, known.sequence).await;
@@ -236,14 +236,17 @@ impl Known {
         told: &mut impl FnMut(&Update),
     ) -> Result<Option<Outcome>, Refusal> {
         let mut updates = match opened {
-            Ok(updates) => updates,
+            Ok(updates) => {
+                backoff.opened(clock.now());
+                updates
+            }
             Err(refusal) => return backoff.wait(refusal, clock).await.map(|()| None),
         };
         loop {
             match updates.next().await {
                 Ok(Some(update)) if update.sequence <= self.sequence => {}
                 Ok(Some(update)) => {
-                    backoff.succeeded(clock.now());
+                    backoff.succeeded();
                     self.sequence = update.sequence;
                     if let Step::Issued(issued) = &update.step {
                         self.approval_id = Some(issued.approval_id.clone());

@@ -50,6 +50,11 @@ pub struct Fetched {
     pub waiting: u32,
 }
 
+/// What a call comes to. Not an async closure: those make futures that cannot be spawned.
+trait Reply<R>: Future<Output = Result<tonic::Response<R>, tonic::Status>> + Send {}
+
+impl<R, F: Future<Output = Result<tonic::Response<R>, tonic::Status>> + Send> Reply<R> for F {}
+
 impl Phone {
     /// Lists what waits, and checks each of it.
     pub async fn list_waiting(&self, transport: &Transport, now: Timestamp) -> Result<Waiting, Refusal> {
@@ -61,9 +66,9 @@ impl Phone {
                     authenticator_id: self.authenticator_id.to_string(),
                     nonce,
                 },
-                async |call| {
-                    let request = v1::ListWaitingRequest { call: Some(call) };
-                    Ok(transport.authenticators().list_waiting(request).await?.into_inner())
+                |call| {
+                    let mut broker = transport.authenticators();
+                    async move { broker.list_waiting(v1::ListWaitingRequest { call: Some(call) }).await }
                 },
             )
             .await?;
@@ -110,9 +115,9 @@ impl Phone {
                     nonce,
                     id: id.to_owned(),
                 },
-                async |call| {
-                    let request = v1::FetchChallengeRequest { call: Some(call) };
-                    Ok(transport.authenticators().fetch_challenge(request).await?.into_inner())
+                |call| {
+                    let mut broker = transport.authenticators();
+                    async move { broker.fetch_challenge(v1::FetchChallengeRequest { call: Some(call) }).await }
                 },
             )
             .await?;
@@ -212,9 +217,11 @@ impl Phone {
                     counter,
                     push_target: Some(push_target.to_message()),
                 },
-                async |call| {
-                    let request = v1::ReplacePushTargetRequest { call: Some(call) };
-                    Ok(transport.authenticators().replace_push_target(request).await?.into_inner())
+                |call| {
+                    let mut broker = transport.authenticators();
+                    async move {
+                        broker.replace_push_target(v1::ReplacePushTargetRequest { call: Some(call) }).await
+                    }
                 },
             )
             .await?;
@@ -232,9 +239,9 @@ impl Phone {
                 authenticator_id: self.authenticator_id.to_string(),
                 counter,
             },
-            async |call| {
-                let request = v1::UnenrolRequest { call: Some(call) };
-                Ok(transport.authenticators().unenrol(request).await?.into_inner())
+            |call| {
+                let mut broker = transport.authenticators();
+                async move { broker.unenrol(v1::UnenrolRequest { call: Some(call) }).await }
             },
         )
         .await?;
@@ -249,16 +256,16 @@ impl Phone {
 
     /// A signed read with the nonce that the phone has, and once more with the one that a refusal hands out (as DPoP
     /// does, RFC 9449 section 8).
-    async fn read<M: Message, R>(
+    async fn read<M: Message, R, F: Reply<R>>(
         &self,
         payload_type: &str,
         message: impl Fn(Bytes) -> M,
-        call: impl AsyncFn(v1::Envelope) -> Result<R, tonic::Status>,
+        call: impl Fn(v1::Envelope) -> F,
     ) -> Result<R, Refusal> {
-        let first = self.learning_from(call(self.sign(payload_type, &message(self.nonce()))).await);
+        let first = self.learning(call(self.sign(payload_type, &message(self.nonce()))).await);
         match first {
             Err(refusal) if refusal.reason() == Some("NONCE_EXPIRED") && refusal.next_nonce().is_some() => {
-                self.learning_from(call(self.sign(payload_type, &message(self.nonce()))).await)
+                self.learning(call(self.sign(payload_type, &message(self.nonce()))).await)
             }
             result => result,
         }
@@ -266,19 +273,19 @@ impl Phone {
 
     /// A signed change with a counter that has not been used. Where the broker has seen a higher one (the phone's state
     /// was restored from a copy, say), it is asked once more with the one after that.
-    async fn change<M: Message, R>(
+    async fn change<M: Message, R, F: Reply<R>>(
         &self,
         payload_type: &str,
         message: impl Fn(u64) -> M,
-        call: impl AsyncFn(v1::Envelope) -> Result<R, tonic::Status>,
+        call: impl Fn(v1::Envelope) -> F,
     ) -> Result<R, Refusal> {
         let counter = self.raise_counter(0);
-        match self.learning_from(call(self.sign(payload_type, &message(counter))).await) {
+        match self.learning(call(self.sign(payload_type, &message(counter))).await) {
             Err(refusal) if refusal.reason() == Some("COUNTER_NOT_RISING") => {
                 let last = refusal.metadata("last").and_then(|last| last.parse().ok());
                 let Some(last) = last.filter(|last| *last >= counter) else { return Err(refusal) };
                 let counter = self.raise_counter(last);
-                self.learning_from(call(self.sign(payload_type, &message(counter))).await)
+                self.learning(call(self.sign(payload_type, &message(counter))).await)
             }
             result => result,
         }
@@ -291,11 +298,7 @@ impl Phone {
     }
 
     fn learning<R>(&self, result: Result<tonic::Response<R>, tonic::Status>) -> Result<R, Refusal> {
-        self.learning_from(result.map(tonic::Response::into_inner))
-    }
-
-    fn learning_from<R>(&self, result: Result<R, tonic::Status>) -> Result<R, Refusal> {
-        result.map_err(|status| {
+        result.map(tonic::Response::into_inner).map_err(|status| {
             let refusal = Refusal::from(status);
             if let Some(nonce) = refusal.next_nonce() {
                 self.learn_nonce(nonce);

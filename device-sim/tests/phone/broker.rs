@@ -108,6 +108,30 @@ impl Broker {
         broker
     }
 
+    /// The phones' side once more, in TLS: its address, and the certificate that vouches for itself.
+    pub(crate) async fn serve_tls(&self) -> (String, String) {
+        let rcgen::CertifiedKey { cert, signing_key } =
+            rcgen::generate_simple_self_signed(["localhost".to_owned()]).expect("a certificate");
+        let identity = tonic::transport::Identity::from_pem(cert.pem(), signing_key.serialize_pem());
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
+        let address = format!("https://localhost:{}", listener.local_addr().expect("an address").port());
+        let server = tonic::transport::Server::builder()
+            .tls_config(tonic::transport::ServerTlsConfig::new().identity(identity))
+            .expect("a good certificate")
+            .add_service(AuthenticatorsServer::new(self.clone()))
+            .serve_with_incoming(TcpListenerStream::new(listener));
+        tokio::spawn(server);
+        (address, cert.pem())
+    }
+
+    /// A code that waits, to type.
+    pub(crate) fn begin_code(&self) -> String {
+        let (id, _) = self.begin();
+        let state = self.state();
+        let begun = state.enrolments.values().find(|one| one.id == id).expect("it was begun");
+        begun.code.to_text().to_string()
+    }
+
     pub(crate) fn transport(&self) -> Transport {
         Transport::to(&*self.address).open().expect("a loopback address")
     }

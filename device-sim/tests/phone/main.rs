@@ -10,6 +10,7 @@ mod program;
 mod reads_and_changes;
 mod services;
 mod store;
+mod tls;
 
 use countersign_envelope::Algorithm;
 use device_sim::{

@@ -5,7 +5,7 @@ use std::time::Duration;
 use countersign_envelope::{Algorithm, commitment};
 use countersign_proto::v1::OutcomeKind;
 use device_sim::phone::{
-    AnswerBuilder, Decision, HandOver, Number, Profile,
+    AnswerBuilder, Asked, Decision, HandOver, Number, Profile,
     answer::{tampered, with_high_s},
 };
 
@@ -29,6 +29,25 @@ async fn every_profile_leads_to_its_outcome_with_either_algorithm() {
             assert_eq!(broker.end(&id, OutcomeKind::Expired), profile.outcome(), "{algorithm:?} {profile}");
         }
     }
+}
+
+#[tokio::test]
+async fn phones_answer_from_tasks_of_their_own() {
+    let broker = Broker::start().await;
+    let (phone, transport) = active_phone(&broker, Algorithm::Ed25519).await;
+    let (_, number) = broker.ask(Duration::from_secs(60));
+    let clock = broker.clock.clone();
+    // One of a hundred thousand: listing, fetching and answering are futures that any worker can run.
+    let played = tokio::spawn(async move {
+        let waiting = phone.list_waiting(&transport, clock.now()).await.expect("listed");
+        let id = waiting.challenges[0].approval_id();
+        let Asked::SignIn(challenge) = phone.fetch(&transport, id, clock.now()).await.expect("fetched").asked
+        else {
+            panic!("a sign-in was asked for")
+        };
+        Profile::Replayed.play(&phone, &transport, &challenge, &number, &clock).await
+    });
+    assert!(played.await.expect("no panic").is_as_it_must_be());
 }
 
 #[tokio::test]

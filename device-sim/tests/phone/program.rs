@@ -27,14 +27,14 @@ use crate::broker::{ACCOUNT, API_KEY, Broker};
 const PATIENCE: Duration = Duration::from_secs(60);
 
 /// `device-sim`, running.
-struct Program {
+pub(crate) struct Program {
     child: Child,
     input: ChildStdin,
     lines: Lines<BufReader<ChildStdout>>,
 }
 
 impl Program {
-    fn start<'a>(arguments: impl IntoIterator<Item = &'a str>) -> Self {
+    pub(crate) fn start<'a>(arguments: impl IntoIterator<Item = &'a str>) -> Self {
         let mut child = Command::new(env!("CARGO_BIN_EXE_device-sim"))
             .args(arguments)
             .stdin(Stdio::piped())
@@ -54,7 +54,7 @@ impl Program {
     }
 
     /// Reads up to the event of this name.
-    async fn event(&mut self, name: &str) -> Value {
+    pub(crate) async fn event(&mut self, name: &str) -> Value {
         let mut others = Vec::new();
         while let Some(line) = self.line().await {
             let event: Value = serde_json::from_str(&line).expect("each line is one JSON object");
@@ -72,12 +72,12 @@ impl Program {
         serde_json::from_str(&line).expect("each line is one JSON object")
     }
 
-    async fn types(&mut self, line: &str) {
+    pub(crate) async fn types(&mut self, line: &str) {
         self.input.write_all(format!("{line}\n").as_bytes()).await.expect("it reads");
         self.input.flush().await.expect("it reads");
     }
 
-    async fn errors(&mut self) -> String {
+    pub(crate) async fn errors(&mut self) -> String {
         let mut errors = String::new();
         let stderr = self.child.stderr.as_mut().expect("asked for");
         stderr.read_to_string(&mut errors).await.expect("text");
@@ -90,7 +90,7 @@ impl Program {
     }
 
     /// What is left of what it says, after its input has ended.
-    async fn rest(mut self) -> String {
+    pub(crate) async fn rest(mut self) -> String {
         drop(self.input);
         let mut rest = String::new();
         while let Some(line) =
@@ -104,7 +104,7 @@ impl Program {
 }
 
 /// A folder with an API key, and room for phones.
-fn folder() -> TempDir {
+pub(crate) fn folder() -> TempDir {
     let folder = tempfile::tempdir().expect("a folder");
     let key = folder.path().join("key");
     fs::write(&key, format!("{API_KEY}\n")).expect("written");
@@ -112,7 +112,7 @@ fn folder() -> TempDir {
     folder
 }
 
-fn text(path: &Path) -> &str {
+pub(crate) fn text(path: &Path) -> &str {
     path.to_str().expect("temporary folders have plain names")
 }
 

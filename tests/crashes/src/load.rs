@@ -101,8 +101,10 @@ impl Worker {
             denies: turn % 5 == 4,
         };
         let person = tokio::spawn(person.answer(to_answer));
+        let mut approval = None;
         let followed = self.login.until_outcome(&sign_in, &self.clock, |update| match &update.step {
             Step::Issued(shown) => {
+                approval = Some(shown.approval_id.clone());
                 self.ledger.issued(&shown.approval_id);
                 let _ = issued.send((shown.approval_id.clone(), shown.number.clone()));
             }
@@ -123,7 +125,10 @@ impl Worker {
                     Err(refusal) => self.ledger.wrong(format!("{id}: asked again: {refusal}")),
                 }
             }
-            Err(refusal) => self.ledger.wrong(format!("{account}: a login was refused: {refusal}")),
+            Err(refusal) => {
+                let which = approval.unwrap_or_else(|| format!("{account}, no approval yet"));
+                self.ledger.wrong(format!("{which}: a login was refused: {refusal}"));
+            }
         }
         drop(issued);
         let _ = person.await;

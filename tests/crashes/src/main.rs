@@ -1,6 +1,6 @@
 //! `tests/crash`: rounds of load, an end, a start, and a comparison of what was told with what is logged.
 
-use std::{sync::Arc, time::Duration};
+use std::{path::PathBuf, process::Command, sync::Arc, time::Duration};
 
 use anyhow::{Context as _, Result, bail, ensure};
 use clap::{Parser, ValueEnum};
@@ -66,7 +66,14 @@ async fn main() -> Result<()> {
             "{number:>4}  {end:<70}  {told:>5} outcomes  {}",
             if wrong.is_empty() { "good" } else { "WRONG" }
         );
-        ensure!(wrong.is_empty(), "round {number}, seed {seed}:\n{}", wrong.join("\n"));
+        if !wrong.is_empty() {
+            let kept = keep(&mut stage, seed, number)?;
+            bail!(
+                "round {number}, seed {seed}:\n{}\nthe log is kept in {}",
+                wrong.join("\n"),
+                kept.display()
+            );
+        }
     }
     println!("{} rounds, {outcomes} outcomes, {} things told: nothing lost", options.rounds, ledger.len());
     Ok(())
@@ -97,10 +104,11 @@ async fn round(
     }
     let cut = end(stage, mode, random)?;
     let damage = if random.random_ratio(1, 5) { damage_store(stage, random)? } else { "" };
-    stage.broker().start()?;
-    let outcomes = load.finish().await?;
     let came = if came { "" } else { " (did not come)" };
-    Ok((format!("{moment}{came}; {cut}{damage}"), outcomes))
+    let what = format!("{moment}{came}; {cut}{damage}");
+    stage.broker().start().with_context(|| what.clone())?;
+    let outcomes = load.finish().await.with_context(|| what.clone())?;
+    Ok((what, outcomes))
 }
 
 fn end(stage: &mut Stage, mode: Mode, random: &mut StdRng) -> Result<String> {
@@ -164,6 +172,17 @@ async fn control(options: &Options, random: &mut StdRng) -> Result<()> {
         }
     }
     bail!("without fsync, {} power cuts went unnoticed: these rounds prove nothing", options.rounds)
+}
+
+/// The broker's folder as it is, for somebody to look at.
+fn keep(stage: &mut Stage, seed: u64, round: u32) -> Result<PathBuf> {
+    let kept = std::env::current_dir()?.join(format!("target/crashes/{seed}-{round}"));
+    std::fs::create_dir_all(&kept)?;
+    for folder in [stage.fs.dir().join("log"), stage.broker().home()] {
+        let copied = Command::new("cp").arg("-r").arg(folder).arg(&kept).status()?;
+        ensure!(copied.success(), "the log cannot be kept");
+    }
+    Ok(kept)
 }
 
 fn tail(text: &str) -> String {

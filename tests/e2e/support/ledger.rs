@@ -33,9 +33,9 @@ impl Ledger {
         Ok(Self(ledger))
     }
 
-    /// The last position.
-    pub(crate) fn head(&self) -> u64 {
-        self.0.len() as u64
+    /// How many entries hold decisions: all but those that say how pushes fare, which come when they come.
+    pub(crate) fn decisions(&self) -> usize {
+        self.0.iter().filter(|entry| !entry.stream.starts_with("delivery/")).count()
     }
 
     /// How many events of this type there are.

@@ -23,16 +23,14 @@ use tonic::Code;
 
 /// Another relying party beside the world's own.
 pub(crate) struct Party {
-    pub(crate) id: String,
     pub(crate) login: LoginServer,
     pub(crate) page: EnrollingPage,
 }
 
 /// Registers it, with a key of each scope.
 pub(crate) async fn party(world: &World, name: &str, realm: &str) -> Result<Party> {
-    let (id, sign_in, enrolment) = world::register(&world.broker, name, realm).await?;
+    let (_, sign_in, enrolment) = world::register(&world.broker, name, realm).await?;
     Ok(Party {
-        id,
         login: LoginServer::new(&world.transport, Some(ApiKey::new(sign_in))),
         page: EnrollingPage::new(&world.transport, Some(ApiKey::new(enrolment))),
     })
@@ -59,6 +57,25 @@ pub(crate) fn set(text: String, settings: &[(&str, &str)]) -> String {
     let edited = lines.collect();
     assert!(found.iter().all(|times| *times == 1), "each of {settings:?} stands once in the configuration");
     edited
+}
+
+/// Kills the broker and starts it again.
+pub(crate) async fn killed_and_started(world: &mut World) -> Result<()> {
+    world.broker.kill()?;
+    started(world).await
+}
+
+/// Starts the broker again. It is called once, so that no later call finds out that the connection was lost.
+pub(crate) async fn started(world: &mut World) -> Result<()> {
+    world.broker.start()?;
+    let answered = async {
+        while let Err(status) = world.transport.authenticators().describe_broker(v1::DescribeBrokerRequest {}).await {
+            let refusal = Refusal::from(status);
+            anyhow::ensure!(refusal.is_lost(), "{refusal:?}");
+        }
+        Ok(())
+    };
+    tokio::time::timeout(PATIENCE, answered).await?
 }
 
 /// Asks for an approval that is issued.
@@ -102,7 +119,7 @@ pub(crate) async fn all(mut updates: Updates) -> Result<Vec<Update>> {
         while let Some(update) = updates.next().await? {
             all.push(update);
         }
-        Ok(all)
+        Ok::<_, Refusal>(all)
     };
     let all: Vec<Update> = tokio::time::timeout(PATIENCE, read).await??;
     anyhow::ensure!(matches!(all.last(), Some(Update { step: Step::Outcome(_), .. })), "no outcome: {all:?}");

@@ -43,7 +43,9 @@ impl administration_server::Administration for Administration {
         let applications = request.applications.iter().enumerate().map(|(at, name)| {
             fields.display(&format!("applications[{at}]"), name, limits::DISPLAY_NAME_CHARACTERS_MAX)
         });
-        let applications: Option<Vec<_>> = applications.collect();
+        // Each is looked at before any is missed, so that one answer names all that are wrong.
+        let applications: Vec<_> = applications.collect();
+        let applications: Option<Vec<_>> = applications.into_iter().collect();
         let made = (|| Some((name?, applications?, realm?)))();
         let (name, applications, realm) = fields.done(made)?;
         let id = RelyingPartyId::from_bytes(self.entropy.bytes());

@@ -14,6 +14,8 @@ use std::{pin::Pin, sync::Arc};
 use countersign_domain::{RelyingPartyId, relying_party::Scope};
 use countersign_proto::v1;
 use futures::{Stream, StreamExt, stream};
+use prost::Message;
+use prost_types::{FileDescriptorProto, FileDescriptorSet};
 use tokio_util::sync::CancellationToken;
 use tonic::{Request, Status};
 
@@ -71,7 +73,7 @@ impl Services {
         router(
             tonic::service::Routes::from(axum::Router::new())
                 .add_service(health_service)
-                .add_service(reflection())
+                .add_service(reflection(|file| !is_administration(file)))
                 .add_service(
                     v1::approvals_server::ApprovalsServer::new(self.clone()).max_decoding_message_size(limit),
                 )
@@ -138,18 +140,31 @@ impl Administration {
     pub fn router(self) -> axum::Router {
         let service = v1::administration_server::AdministrationServer::new(self);
         router(
-            tonic::service::Routes::from(axum::Router::new()).add_service(reflection()).add_service(service),
+            tonic::service::Routes::from(axum::Router::new())
+                .add_service(reflection(is_administration))
+                .add_service(service),
         )
     }
 }
 
-fn reflection()
--> tonic_reflection::server::v1::ServerReflectionServer<impl tonic_reflection::server::v1::ServerReflection> {
+/// Describes what a listener serves, and nothing of what the other one does.
+fn reflection(
+    serves: impl Fn(&FileDescriptorProto) -> bool,
+) -> tonic_reflection::server::v1::ServerReflectionServer<impl tonic_reflection::server::v1::ServerReflection> {
+    let ours = FileDescriptorSet::decode(v1::FILE_DESCRIPTOR_SET)
+        .expect("the compiler of this build made the descriptors");
+    let health = FileDescriptorSet::decode(tonic_health::pb::FILE_DESCRIPTOR_SET)
+        .expect("the compiler of that crate made the descriptors");
+    let served = |file: &FileDescriptorProto| file.service.is_empty() || serves(file);
+    let file = ours.file.into_iter().chain(health.file).filter(served).collect();
     tonic_reflection::server::Builder::configure()
-        .register_encoded_file_descriptor_set(v1::FILE_DESCRIPTOR_SET)
-        .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
+        .register_file_descriptor_set(FileDescriptorSet { file })
         .build_v1()
-        .expect("the descriptors were made by the compiler of this build")
+        .expect("each file's imports are there: those with services are imported by none but each other")
+}
+
+fn is_administration(file: &FileDescriptorProto) -> bool {
+    file.service.iter().any(|service| service.name() == "Administration")
 }
 
 /// tonic's own fallback would answer every unknown path with 200.

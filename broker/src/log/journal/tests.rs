@@ -383,3 +383,79 @@ fn a_start_removes_what_a_crash_has_left_half_made() {
     assert_eq!(everything(&start(&disk).unwrap()).unwrap(), written);
     assert!(!disk.contents().contains_key(&left));
 }
+
+#[test]
+fn a_segments_bytes_are_what_they_always_were() {
+    let disk = SimDisk::new(1);
+    let mut opened = start(&disk).unwrap();
+    commit(&mut opened, &[b"\0\0\0\x05first".to_vec(), b"\0\0\0\x06second".to_vec()]).unwrap();
+    opened.journal.close().unwrap();
+    let bytes = disk.contents().into_values().next().unwrap();
+    let expected = [
+        // The header: record_bytes_max, id, first position.
+        &b"csignlog\0\x01\0\0\0\0\x10\0a journal's id..\0\0\0\0\0\0\0\x01\0\0\0\0"[..],
+        &HEADER_CRC,
+        // A record: length, position, count.
+        b"ENTR\0\0\0\x13\0\0\0\0\0\0\0\x01\0\0\0\x02",
+        &RECORD_CRCS,
+        b"\0\0\0\x05first\0\0\0\x06second",
+        b"DONE\0\0\0\0\0\0\0\0\0\0\0\x03\0\0\0\0",
+        &CLOSING_CRCS,
+    ];
+    assert_eq!(bytes, expected.concat());
+}
+
+// Worked out by another program than this.
+const HEADER_CRC: [u8; 4] = [0xbd, 0x1e, 0x44, 0x6d];
+const RECORD_CRCS: [u8; 8] = [0x72, 0xef, 0xb3, 0xa0, 0x1b, 0x3e, 0xf7, 0x38];
+const CLOSING_CRCS: [u8; 8] = [0x00, 0x00, 0x00, 0x00, 0xd0, 0xe5, 0x1a, 0x28];
+
+mod any_bytes {
+    use proptest::collection::vec;
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::log::journal::segment::{Found, SegmentReader, segment_name};
+    use crate::log::journal::tail::judge;
+
+    /// Reads a segment to where it can be read, and judges what is there.
+    fn read_segment(bytes: Vec<u8>) {
+        let path = folder().join(segment_name(Position::FIRST));
+        let disk = SimDisk::with_contents(&BTreeMap::from([(path, bytes)]));
+        let Ok(mut reader) = SegmentReader::open(&disk, &folder(), Position::FIRST, None) else { return };
+        let ended = loop {
+            match reader.read().unwrap() {
+                Found::Record(record) => assert_eq!(reader.entries().count(), record.count as usize),
+                ended => break ended,
+            }
+        };
+        if let Found::Damaged(damage) = ended {
+            judge(&mut reader, damage).unwrap();
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn as_a_segment_make_nothing_panic(bytes in vec(any::<u8>(), 0..2000)) {
+            read_segment(bytes);
+        }
+
+        #[test]
+        fn behind_a_sound_header_make_nothing_panic(bytes in vec(any::<u8>(), 0..2000)) {
+            let contents = sample(false).0;
+            let header = &contents.values().next().unwrap()[..48];
+            read_segment([header, &bytes].concat());
+        }
+
+        #[test]
+        fn in_place_of_some_make_nothing_panic(
+            bytes in vec(any::<u8>(), 0..60), at in 0..3000_usize, repeat in any::<bool>(),
+        ) {
+            let mut segment = sample(false).0.into_values().next().unwrap();
+            let at = at.min(segment.len());
+            let end = if repeat { at } else { (at + bytes.len()).min(segment.len()) };
+            segment.splice(at..end, bytes);
+            read_segment(segment);
+        }
+    }
+}

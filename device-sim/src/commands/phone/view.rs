@@ -168,7 +168,7 @@ impl View {
                 )
             }
             Event::Challenge { challenge, waiting } => self.challenge(challenge, *waiting, now),
-            Event::Another { waiting } => mark(Ink::Yellow, "!", others(*waiting)),
+            Event::Another { waiting } => mark(Ink::Yellow, "!", screen.paint(Ink::Yellow, others(*waiting))),
             Event::Answered { asked: Asked::SignIn(_), outcome } => self.answered(*outcome),
             Event::Answered { asked: Asked::Trial(_), outcome } => match outcome {
                 OutcomeKind::Approved => mark(Ink::Green, "✓", "The number is right.".to_owned()),
@@ -189,12 +189,12 @@ impl View {
                 Some(kind) => mark(
                     Ink::Yellow,
                     "•",
-                    format!("Ended without this phone: the sign-in was {}.", in_words(*kind)),
+                    format!("Over without this phone: the sign-in {}.", in_words(*kind)),
                 ),
                 None => mark(
                     Ink::Yellow,
                     "•",
-                    "Ended without this phone: nothing of it waits any more.".to_owned(),
+                    "Over without this phone: nothing of it waits any more.".to_owned(),
                 ),
             },
             Event::Notice(notice) => self.notice(notice),
@@ -262,8 +262,8 @@ impl View {
             ),
             _ => (Ink::Yellow, "•", ""),
         };
-        let (sign, outcome) = (self.screen.paint(ink, sign), self.screen.outcome(outcome));
-        format!("{sign} The sign-in was {outcome}.{more}")
+        let sentence = format!("The sign-in {}.", in_words(outcome));
+        format!("{} {}{more}", self.screen.paint(ink, sign), self.screen.paint(ink, sentence))
     }
 
     fn notice(&self, notice: &Notice) -> String {
