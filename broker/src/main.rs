@@ -74,7 +74,7 @@ async fn main() -> ExitCode {
         }),
         Command::RelyingParty(command) => commands::admin::relying_party(command).await,
         Command::Credential(command) => commands::admin::credential(command).await,
-        Command::Log(command) => commands::log::run(command).await,
+        Command::Log(command) => Box::pin(commands::log::run(command)).await,
         Command::Demo(options) => commands::demo::run(&options).await,
     };
     match done {

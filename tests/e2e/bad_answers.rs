@@ -45,7 +45,11 @@ impl Scene {
 
     /// The honest approval, to be spoiled.
     fn honest(&self) -> AnswerBuilder<'_> {
-        AnswerBuilder::new(&self.alice, &self.challenge, Decision::Approve { number: self.issued.number.expose() })
+        AnswerBuilder::new(
+            &self.alice,
+            &self.challenge,
+            Decision::Approve { number: self.issued.number.expose() },
+        )
     }
 
     async fn submit(&self, answer: v1::Envelope) -> Result<OutcomeKind, device_sim::wire::Refusal> {
@@ -58,8 +62,11 @@ impl Scene {
         assert!(world.login.get(&issued.approval_id).await?.outcome.is_none());
         approve(world, &self.alice, issued).await?;
         let ledger = Ledger::read(&world.broker).await?;
-        let since_asked: Vec<_> =
-            ledger.of_accounts().into_iter().skip_while(|kind| *kind != EventType::ApprovalRequested).collect();
+        let since_asked: Vec<_> = ledger
+            .of_accounts()
+            .into_iter()
+            .skip_while(|kind| *kind != EventType::ApprovalRequested)
+            .collect();
         let harmless = |kind: &EventType| {
             !matches!(kind, EventType::ApprovalDenied | EventType::NumberWrong | EventType::PushPaused)
         };
@@ -111,13 +118,22 @@ async fn forged(scene: Scene) -> Result<()> {
         ("a signature too short", cut),
         ("a signature too long", long),
         ("no signature", empty),
-        ("another phone's bytes under this phone's id", bobs.clone().authenticator_outside(alice.authenticator_id()).sign()),
-        ("this phone's bytes under another phone's id", honest().authenticator_outside(bob.authenticator_id()).sign()),
+        (
+            "another phone's bytes under this phone's id",
+            bobs.clone().authenticator_outside(alice.authenticator_id()).sign(),
+        ),
+        (
+            "this phone's bytes under another phone's id",
+            honest().authenticator_outside(bob.authenticator_id()).sign(),
+        ),
         ("another phone inside", honest().authenticator_inside(bob.authenticator_id()).sign()),
         ("another phone's key and id outside, this phone inside", {
             bobs.authenticator_inside(alice.authenticator_id()).sign()
         }),
-        ("nobody's id", honest().authenticator_outside(&"0".repeat(39)).authenticator_inside(&"0".repeat(39)).sign()),
+        (
+            "nobody's id",
+            honest().authenticator_outside(&"0".repeat(39)).authenticator_inside(&"0".repeat(39)).sign(),
+        ),
         ("a stranger's key", honest().signed_with(&stranger).sign()),
         ("another broker's", honest().broker_id("countersign-elsewhere").sign()),
         ("no broker's", honest().broker_id("").sign()),
@@ -126,7 +142,11 @@ async fn forged(scene: Scene) -> Result<()> {
     for (what, answer) in all {
         let said = scene.submit(answer).await;
         let said = refusal(said);
-        assert_eq!((said.code(), said.reason()), (Code::Unauthenticated, Some("SIGNATURE_INVALID")), "{what}: {said:?}");
+        assert_eq!(
+            (said.code(), said.reason()),
+            (Code::Unauthenticated, Some("SIGNATURE_INVALID")),
+            "{what}: {said:?}"
+        );
         assert!(said.next_nonce().is_some(), "{what}");
         seen.insert(said.message().to_owned());
     }
@@ -159,7 +179,8 @@ async fn an_answer_that_is_signed_and_still_wrong_is_told_what_is_wrong() -> Res
     // Another account's approval is none of this phone's.
     let of_other_account = honest().approval_id(for_bob.approval_id()).challenge_hash(for_bob.hash()).sign();
     refused(scene.submit(of_other_account).await, Code::NotFound, "APPROVAL_NOT_FOUND");
-    let of_nobody = honest().approval_id(&format!("{}{}", &challenge.approval_id()[..26], "0".repeat(26))).sign();
+    let of_nobody =
+        honest().approval_id(&format!("{}{}", &challenge.approval_id()[..26], "0".repeat(26))).sign();
     refused(scene.submit(of_nobody).await, Code::NotFound, "APPROVAL_NOT_FOUND");
 
     type Change = fn(&mut v1::Answer);
@@ -195,7 +216,11 @@ async fn an_answer_that_is_signed_and_still_wrong_is_told_what_is_wrong() -> Res
     ];
     for (what, answer) in malformed {
         let said = refusal(scene.submit(answer).await);
-        assert_eq!((said.code(), said.reason()), (Code::InvalidArgument, Some("MALFORMED_ENVELOPE")), "{what}: {said:?}");
+        assert_eq!(
+            (said.code(), said.reason()),
+            (Code::InvalidArgument, Some("MALFORMED_ENVELOPE")),
+            "{what}: {said:?}"
+        );
     }
     // A trial's answer where no trial is.
     let as_trial = honest().payload_type(payload_type::TRIAL_ANSWER).sign();
@@ -205,7 +230,10 @@ async fn an_answer_that_is_signed_and_still_wrong_is_told_what_is_wrong() -> Res
     assert_eq!(fields(&refused(nothing, Code::InvalidArgument, "INVALID_ARGUMENT")), ["answer"]);
 
     for issued in [&second, &of_bob] {
-        assert!(world.login.get(&issued.approval_id).await?.outcome.is_none(), "nothing else was ended either");
+        assert!(
+            world.login.get(&issued.approval_id).await?.outcome.is_none(),
+            "nothing else was ended either"
+        );
     }
     scene.is_unharmed().await
 }

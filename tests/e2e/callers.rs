@@ -18,7 +18,8 @@ use device_sim::{
 use tonic::Code;
 
 use crate::support::{
-    approve, ask, assert_refused, bind, ledger::Ledger, new_phone, party, phone_refusal, refusal, refused, told,
+    approve, ask, assert_refused, bind, ledger::Ledger, new_phone, party, phone_refusal, refusal, refused,
+    told,
 };
 
 /// What every method of `Approvals` says to this caller.
@@ -74,7 +75,15 @@ async fn without_a_good_credential_no_method_does_anything() -> Result<()> {
     let forged = format!("{start}{}", if last == "AAAA" { "BBBB" } else { "AAAA" });
     // Of the right form, and nobody's.
     let unknown = format!("csk_{}", "A".repeat(75));
-    let bad = ["", "csk_", "garbage", &unknown, &forged, &world.sign_in_key[1..], &format!("{}A", world.sign_in_key)];
+    let bad = [
+        "",
+        "csk_",
+        "garbage",
+        &unknown,
+        &forged,
+        &world.sign_in_key[1..],
+        &format!("{}A", world.sign_in_key),
+    ];
     let mut seen = std::collections::HashSet::new();
     for key in bad {
         let key = Some(ApiKey::new(key));
@@ -89,9 +98,14 @@ async fn without_a_good_credential_no_method_does_anything() -> Result<()> {
     let login = LoginServer::new(&world.transport, None);
     let page = EnrollingPage::new(&world.transport, None);
     each(approvals(&login, &sign_in, &issued.approval_id).await, Code::Unauthenticated, "CREDENTIAL_MISSING");
-    each(enrolments(&page, "alice", &on_trial.enrolment_id).await, Code::Unauthenticated, "CREDENTIAL_MISSING");
+    each(
+        enrolments(&page, "alice", &on_trial.enrolment_id).await,
+        Code::Unauthenticated,
+        "CREDENTIAL_MISSING",
+    );
     for header in ["Basic dXNlcjpwYXNz", "Bearer", "bearer", world.sign_in_key.as_str(), "Bearer  "] {
-        let mut request = tonic::Request::new(v1::GetApprovalRequest { approval_id: issued.approval_id.clone() });
+        let mut request =
+            tonic::Request::new(v1::GetApprovalRequest { approval_id: issued.approval_id.clone() });
         request.metadata_mut().insert("authorization", header.parse()?);
         let said = world.transport.approvals().get_approval(request).await;
         refused(said, Code::Unauthenticated, "CREDENTIAL_INVALID");
@@ -271,7 +285,10 @@ async fn a_phone_reads_what_is_its_own_and_signs_for_nobody_else() -> Result<()>
     let malformed = [
         sign(&bob, of_bob, payload_type::UNENROL, &ours),
         sign(&bob, "not an id", payload_type::LIST_WAITING, &ours),
-        v1::Envelope { payload: vec![0; 16_385].into(), ..sign(&bob, of_bob, payload_type::LIST_WAITING, &ours) },
+        v1::Envelope {
+            payload: vec![0; 16_385].into(),
+            ..sign(&bob, of_bob, payload_type::LIST_WAITING, &ours)
+        },
         bob.key().envelope(of_bob, payload_type::LIST_WAITING, vec![0xff; 20]),
     ];
     for envelope in malformed {
@@ -315,7 +332,10 @@ async fn only_who_had_the_push_can_say_that_it_came() -> Result<()> {
         ("of another approval", with(of_other.token.to_vec())),
         ("of another phone", with(of_second.token.to_vec())),
         ("for another approval", Push { id: other.approval_id.clone(), ..push.clone() }),
-        ("in another phone's name", Push { authenticator_id: of_second.authenticator_id.clone(), ..push.clone() }),
+        (
+            "in another phone's name",
+            Push { authenticator_id: of_second.authenticator_id.clone(), ..push.clone() },
+        ),
     ];
     for (what, push) in &forged {
         let said = first.phone.acknowledge_opened(&world.transport, push).await;
@@ -371,8 +391,13 @@ async fn an_operator_is_told_what_is_wrong_with_a_request() -> Result<()> {
     let said = administration.register_relying_party(request).await;
     let said = refused(said, Code::InvalidArgument, "INVALID_ARGUMENT");
     assert_eq!(crate::support::fields(&said), ["name", "realm", "applications[0]", "applications[1]"]);
-    let none = v1::RegisterRelyingPartyRequest { realm: REALM.to_owned(), name: "x".to_owned(), applications: vec![] };
-    let said = refused(administration.register_relying_party(none).await, Code::InvalidArgument, "INVALID_ARGUMENT");
+    let none = v1::RegisterRelyingPartyRequest {
+        realm: REALM.to_owned(),
+        name: "x".to_owned(),
+        applications: vec![],
+    };
+    let said =
+        refused(administration.register_relying_party(none).await, Code::InvalidArgument, "INVALID_ARGUMENT");
     assert_eq!(crate::support::fields(&said), ["applications"]);
 
     let mut request = v1::IssueCredentialRequest {
@@ -387,7 +412,8 @@ async fn an_operator_is_told_what_is_wrong_with_a_request() -> Result<()> {
         scope: 0,
         client_certificate: Bytes::from_static(b"no DER"),
     };
-    let said = refused(administration.issue_credential(request).await, Code::InvalidArgument, "INVALID_ARGUMENT");
+    let said =
+        refused(administration.issue_credential(request).await, Code::InvalidArgument, "INVALID_ARGUMENT");
     assert_eq!(crate::support::fields(&said), ["relying_party_id", "scope", "client_certificate"]);
     for (id, code, reason) in [
         ("x".to_owned(), Code::InvalidArgument, "INVALID_ARGUMENT"),

@@ -1,10 +1,6 @@
 //! A log, a configuration or a push service that is not as it should be.
 
-use std::{
-    fs,
-    path::PathBuf,
-    time::Duration,
-};
+use std::{fs, path::PathBuf, time::Duration};
 
 use bytes::Bytes;
 use countersign::log::{Append, EventLog as _, EventRecord, Expected, StreamId, Urgency};
@@ -23,7 +19,13 @@ use crate::support::{
 
 /// An event of a type that this release does not know.
 fn unknown_event(may_ignore: bool) -> EventRecord {
-    EventRecord { kind: 9_999, version: 1, may_ignore, body: Bytes::from_static(b"\x08\x01"), sealed: Bytes::new() }
+    EventRecord {
+        kind: 9_999,
+        version: 1,
+        may_ignore,
+        body: Bytes::from_static(b"\x08\x01"),
+        sealed: Bytes::new(),
+    }
 }
 
 async fn append(stopped: &Broker, stream: &str, event: EventRecord) -> Result<()> {
@@ -41,7 +43,8 @@ async fn append(stopped: &Broker, stream: &str, event: EventRecord) -> Result<()
 }
 
 #[tokio::test]
-async fn nothing_is_decided_on_an_account_that_a_newer_release_has_written_to_and_all_others_go_on() -> Result<()> {
+async fn nothing_is_decided_on_an_account_that_a_newer_release_has_written_to_and_all_others_go_on()
+-> Result<()> {
     let mut world = World::new().await?;
     let alice = world.enrol("alice", Service::Fcm, Algorithm::Ed25519).await?;
     let bob = world.enrol("bob", Service::Fcm, Algorithm::Ed25519).await?;
@@ -52,7 +55,7 @@ async fn nothing_is_decided_on_an_account_that_a_newer_release_has_written_to_an
     let (_, of_bob) = ask(&world.login, &long("bob")).await?;
     let ledger = Ledger::read(&world.broker).await?;
     let [alices, _, carols] = ledger.accounts()[..] else { panic!("three accounts") };
-    assert!(world.broker.stop()?.success());
+    assert!(world.broker.stopped().await?.success());
     append(&world.broker, alices, unknown_event(false)).await?;
     append(&world.broker, carols, unknown_event(true)).await?;
     started(&mut world).await?;
@@ -93,7 +96,7 @@ async fn a_flipped_bit_in_the_journal_is_named_and_nothing_starts_on_it() -> Res
     let (_, issued) = ask(&world.login, &world.sign_in("alice")).await?;
     approve(&world, &alice.phone, &issued).await?;
     let before = Ledger::read(&world.broker).await?.decisions();
-    assert!(world.broker.stop()?.success());
+    assert!(world.broker.stopped().await?.success());
     let file = segment(&world.broker)?;
     let sound = fs::read(&file)?;
     // In the header of the segment, in the middle, and in the last record before the end.
@@ -119,7 +122,7 @@ async fn a_flipped_bit_in_the_journal_is_named_and_nothing_starts_on_it() -> Res
 async fn a_journal_that_has_lost_its_end_does_not_start_either() -> Result<()> {
     let mut world = World::new().await?;
     world.enrol("alice", Service::Fcm, Algorithm::Ed25519).await?;
-    assert!(world.broker.stop()?.success());
+    assert!(world.broker.stopped().await?.success());
     let file = segment(&world.broker)?;
     let sound = fs::read(&file)?;
     let end = sound.iter().rposition(|byte| *byte != 0).unwrap();
@@ -150,7 +153,10 @@ fn a_typo_in_the_configuration_is_named_with_key_and_line() -> Result<()> {
         let line = format!("line {}", line_of(&text, wrong));
         assert!(!status.success() && said.contains(says) && said.contains(&line), "{wrong}, {line}: {said}");
         let (status, said) = broker.start_in_vain()?;
-        assert!(!status.success() && said.contains(says) && said.contains(&line), "serve says the same: {said}");
+        assert!(
+            !status.success() && said.contains(says) && said.contains(&line),
+            "serve says the same: {said}"
+        );
     }
     let senseless = [("lifetime_s", "14", "must be 15 to 300"), ("digits", "1", "must be 2 to 6")];
     for (key, value, says) in senseless {
@@ -172,7 +178,7 @@ async fn who_cannot_be_pushed_to_lists_what_waits_and_approves_all_the_same() ->
     let mut world = World::new().await?;
     let alice = world.enrol("alice", Service::Fcm, Algorithm::Ed25519).await?;
     let bob = world.enrol("bob", Service::Apns, Algorithm::Es256).await?;
-    assert!(world.broker.stop()?.success());
+    assert!(world.broker.stopped().await?.success());
     // Nobody listens there.
     let (apns, fcm) = (world.push.apns_url(), world.push.fcm_url());
     world.broker.edit_configuration(|text| {
@@ -190,7 +196,9 @@ async fn who_cannot_be_pushed_to_lists_what_waits_and_approves_all_the_same() ->
         approve(&world, &person.phone, &issued).await?;
         let steps = all(world.login.watch(&issued.approval_id, 0).await?).await?;
         let failed = |update: &Update| match &update.step {
-            Step::Progress(progress) => progress.kind == progress::Kind::PushFailed && !progress.reason.is_empty(),
+            Step::Progress(progress) => {
+                progress.kind == progress::Kind::PushFailed && !progress.reason.is_empty()
+            }
             _ => true,
         };
         assert!(steps.iter().all(failed), "{steps:?}");
@@ -202,11 +210,13 @@ async fn who_cannot_be_pushed_to_lists_what_waits_and_approves_all_the_same() ->
 async fn a_push_service_that_is_not_configured_is_said_to_be_so() -> Result<()> {
     let mut world = World::new().await?;
     let alice = world.enrol("alice", Service::Fcm, Algorithm::Ed25519).await?;
-    assert!(world.broker.stop()?.success());
+    assert!(world.broker.stopped().await?.success());
     world.broker.edit_configuration(|text| text.rsplit_once("[push.fcm]").unwrap().0.to_owned())?;
     started(&mut world).await?;
     let (mut updates, issued) = ask(&world.login, &world.sign_in("alice")).await?;
-    let Some(Update { step: Step::Progress(progress), .. }) = updates.next().await? else { panic!("it fails") };
+    let Some(Update { step: Step::Progress(progress), .. }) = updates.next().await? else {
+        panic!("it fails")
+    };
     assert_eq!(progress.kind, progress::Kind::PushFailed);
     assert!(!progress.reason.is_empty());
     approve(&world, &alice.phone, &issued).await

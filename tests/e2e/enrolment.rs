@@ -14,8 +14,8 @@ use countersign_tests::{
 use device_sim::{
     login::EnrolmentStep,
     phone::{
-        self, AnswerBuilder, Decision, EnrolError, Invitation, NewPhone, NotTheBroker, Number, Phone, PushKind,
-        PushTarget, TrialAnswerBuilder,
+        self, AnswerBuilder, Decision, EnrolError, Invitation, NewPhone, NotTheBroker, Number, Phone,
+        PushKind, PushTarget, TrialAnswerBuilder,
     },
     push_services::Service,
     wire::Refusal,
@@ -24,8 +24,8 @@ use prost::Message as _;
 use tonic::Code;
 
 use crate::support::{
-    OnTrial, answer, approve, ask, assert_refused, bind, challenge_of, killed_and_started, ledger::Ledger, listed,
-    new_phone, party, past::Past, phone_refusal, push_of, refusal, refused, started, told,
+    OnTrial, answer, approve, ask, assert_refused, bind, challenge_of, killed_and_started, ledger::Ledger,
+    listed, new_phone, party, past::Past, phone_refusal, push_of, refusal, refused, started, told,
 };
 
 /// The steps of an enrolment up to its end, as its page is told them.
@@ -96,10 +96,14 @@ async fn a_phone_is_enrolled_by_a_code_that_was_typed_carelessly() -> Result<()>
     let authenticator_id = alice.authenticator_id().to_owned();
     let [EnrolmentStep::Begun { expires_at }, trial_step, active] = &steps[..] else { panic!("{steps:?}") };
     assert_eq!(*expires_at, begun.expires_at);
-    let EnrolmentStep::Trial { authenticator_id: id, device_name, platform, expires_at, .. } = trial_step else {
+    let EnrolmentStep::Trial { authenticator_id: id, device_name, platform, expires_at, .. } = trial_step
+    else {
         panic!("{trial_step:?}")
     };
-    assert_eq!((id, device_name.as_str(), *platform), (&authenticator_id, "Alice's phone", v1::Platform::Android));
+    assert_eq!(
+        (id, device_name.as_str(), *platform),
+        (&authenticator_id, "Alice's phone", v1::Platform::Android)
+    );
     assert_eq!(*expires_at, begun.expires_at, "code and trial have ten minutes together");
     assert_eq!(*active, EnrolmentStep::Active { authenticator_id: authenticator_id.clone() });
 
@@ -163,7 +167,7 @@ async fn four_wrong_secrets_do_not_keep_out_who_knows_the_right_one() -> Result<
 #[tokio::test]
 async fn unknown_used_expired_cancelled_and_wrong_codes_are_refused_alike() -> Result<()> {
     let mut world = World::new().await?;
-    world.broker.stop()?;
+    world.broker.stopped().await?;
     let past = Past::start(&world.broker, Duration::from_secs(11 * 60)).await?;
     let expired = world.page.begin("expired").await?;
     let (broker, expired_code) = scanned(&world, &expired.uri).await?;
@@ -199,7 +203,7 @@ async fn unknown_used_expired_cancelled_and_wrong_codes_are_refused_alike() -> R
 #[tokio::test]
 async fn a_trial_that_nobody_passes_in_time_takes_its_phone_with_it() -> Result<()> {
     let mut world = World::new().await?;
-    world.broker.stop()?;
+    world.broker.stopped().await?;
     let ago = Duration::from_secs(11 * 60);
     let past = Past::start(&world.broker, ago).await?;
     let then = device_sim::clock::Timestamp(world.now().0 - u64::try_from(ago.as_millis())?);
@@ -254,7 +258,10 @@ async fn who_declines_an_enrolment_on_the_phone_ends_it() -> Result<()> {
     let world = World::new().await?;
     let declined = bind(&world, "alice", &new_phone(&world, "phone", Algorithm::Ed25519)?).await?;
     let number = world.trial_number(&declined.enrolment_id).await?;
-    assert_eq!(declined.phone.answer_trial(&world.transport, &declined.trial, "").await?, OutcomeKind::Denied);
+    assert_eq!(
+        declined.phone.answer_trial(&world.transport, &declined.trial, "").await?,
+        OutcomeKind::Denied
+    );
     ends(&world, &declined.enrolment_id, EnrolmentEnd::Declined).await?;
     is_of_no_use(&world, &declined, &number).await
 }
@@ -353,7 +360,11 @@ async fn an_accounts_other_phones_are_told_of_one_that_comes_and_of_one_that_goe
     assert_eq!(added.subject_authenticator_id, second.phone.authenticator_id());
     assert_eq!(added.subject_device_name, "alice's phone");
     let of_second = second.phone.list_waiting(&world.transport, world.now()).await?;
-    assert_eq!((of_second.notices, of_second.not_shown), (vec![], vec![]), "what was there before is no news");
+    assert_eq!(
+        (of_second.notices, of_second.not_shown),
+        (vec![], vec![]),
+        "what was there before is no news"
+    );
 
     // One that never passes its trial is never announced.
     let failed = bind(&world, "alice", &new_phone(&world, "third", Algorithm::Ed25519)?).await?;
@@ -507,7 +518,11 @@ async fn a_trial_is_passed_by_its_own_phone_alone() -> Result<()> {
     refused(said, Code::NotFound, "APPROVAL_NOT_FOUND");
     let mixed = TrialAnswerBuilder::new(&first.phone, &first.trial, number.expose());
     let mixed = mixed.change(|answer| answer.challenge_hash = second.trial.hash().to_vec().into()).sign();
-    refused(first.phone.submit_trial(&world.transport, mixed).await, Code::InvalidArgument, "CHALLENGE_MISMATCH");
+    refused(
+        first.phone.submit_trial(&world.transport, mixed).await,
+        Code::InvalidArgument,
+        "CHALLENGE_MISMATCH",
+    );
     let said = first.phone.answer_trial(&world.transport, &first.trial, number.expose()).await?;
     assert_eq!(said, OutcomeKind::Approved);
     Ok(())
@@ -548,7 +563,11 @@ async fn an_enrolment_is_its_own_relying_partys_affair() -> Result<()> {
         refused(neighbour.page.cancel(id).await, Code::NotFound, "ENROLMENT_NOT_FOUND");
     }
     let of_other = told(&refusal(neighbour.page.watch(&begun.enrolment_id, 0).await));
-    assert_eq!(of_other, told(&refusal(neighbour.page.watch(&unknown, 0).await)), "nobody can tell them apart");
+    assert_eq!(
+        of_other,
+        told(&refusal(neighbour.page.watch(&unknown, 0).await)),
+        "nobody can tell them apart"
+    );
     bind(&world, "alice", &new_phone(&world, "phone", Algorithm::Ed25519)?).await?;
     Ok(())
 }

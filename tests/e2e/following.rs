@@ -16,7 +16,9 @@ use device_sim::{
 };
 use tonic::Code;
 
-use crate::support::{all, answer, approve, ask, bind, challenge_of, killed_and_started, new_phone, party, past::Past, refused, started,
+use crate::support::{
+    all, answer, approve, ask, bind, challenge_of, killed_and_started, new_phone, party, past::Past, refused,
+    started,
 };
 
 /// The next step, which must be the progress of this kind.
@@ -177,7 +179,7 @@ async fn a_challenge_that_no_phone_was_sent_before_a_crash_is_sent_after_it() ->
 async fn an_approval_that_was_live_when_the_broker_was_killed_expires_while_it_is_away() -> Result<()> {
     let mut world = World::new().await?;
     world.enrol("alice", Service::Fcm, Algorithm::Ed25519).await?;
-    world.broker.stop()?;
+    world.broker.stopped().await?;
     // It began a minute ago, and the broker ended before it did.
     let past = Past::start(&world.broker, Duration::from_secs(60)).await?;
     let sign_in = world.sign_in("alice").lasting(Duration::from_secs(15));
@@ -193,7 +195,7 @@ async fn an_approval_that_was_live_when_the_broker_was_killed_expires_while_it_i
 #[tokio::test]
 async fn long_after_its_end_an_approval_is_what_it_was() -> Result<()> {
     let mut world = World::new().await?;
-    world.broker.stop()?;
+    world.broker.stopped().await?;
     let ago = Duration::from_secs(25 * 60 * 60);
     let past = Past::start(&world.broker, ago).await?;
     let then = device_sim::clock::Timestamp(world.now().0 - u64::try_from(ago.as_millis())?);
@@ -221,7 +223,10 @@ async fn long_after_its_end_an_approval_is_what_it_was() -> Result<()> {
     tells(&world, &issued, &steps).await?;
     approve(&world, &alice, &newer).await?;
     let (_, again) = ask(&world.login, &sign_in).await?;
-    assert_ne!(again.approval_id, issued.approval_id, "an idempotency key is remembered for a day, and not for ever");
+    assert_ne!(
+        again.approval_id, issued.approval_id,
+        "an idempotency key is remembered for a day, and not for ever"
+    );
     let Some(Update { step: Step::Outcome(outcome), .. }) = steps.last() else { panic!("{steps:?}") };
     assert!(!outcome.lets_in(&sign_in.session_binding, world.now()), "an old yes is no yes");
     Ok(())

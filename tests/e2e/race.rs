@@ -6,10 +6,7 @@
 use std::{env, sync::Arc};
 
 use countersign_envelope::{Algorithm, EnrolmentCode};
-use countersign_proto::{
-    event::v1::EventType,
-    v1::OutcomeKind,
-};
+use countersign_proto::{event::v1::EventType, v1::OutcomeKind};
 use countersign_tests::{Result, World};
 use device_sim::{
     login::{EnrolmentStep, Issued, Opened},
@@ -60,7 +57,10 @@ async fn race(world: &World, broker: &Arc<Broker>, pair: usize) -> Result<()> {
     let phone = enrol(world, broker, &account, pair).await?;
     let (victim, attacker) = tokio::try_join!(open(world, &account), open(world, &account))?;
     assert_ne!(victim.approval_id, attacker.approval_id);
-    assert_ne!(victim.number, attacker.number, "pair {pair}: the victim types the attacker's number without knowing");
+    assert_ne!(
+        victim.number, attacker.number,
+        "pair {pair}: the victim types the attacker's number without knowing"
+    );
 
     let (victims, attackers) = tokio::try_join!(
         challenge_of(world, &phone, &victim.approval_id),
@@ -72,7 +72,10 @@ async fn race(world: &World, broker: &Arc<Broker>, pair: usize) -> Result<()> {
         0 => {
             assert_eq!(phone.answer(&world.transport, &victims, typed).await?, OutcomeKind::Approved);
             waits(world, &attacker).await?;
-            assert_eq!(phone.answer(&world.transport, &attackers, Decision::Report).await?, OutcomeKind::Reported);
+            assert_eq!(
+                phone.answer(&world.transport, &attackers, Decision::Report).await?,
+                OutcomeKind::Reported
+            );
         }
         // The person takes the attacker's for their own, and types the number on the page.
         1 => {
@@ -104,7 +107,10 @@ async fn race(world: &World, broker: &Arc<Broker>, pair: usize) -> Result<()> {
     let kind = |standing: device_sim::login::Standing| standing.outcome.map(|outcome| outcome.kind());
     assert_eq!(kind(of_victim), Some(OutcomeKind::Approved));
     let lets_in = kind(of_attacker);
-    assert!(lets_in.is_some() && lets_in != Some(OutcomeKind::Approved), "pair {pair}: the attacker is {lets_in:?}");
+    assert!(
+        lets_in.is_some() && lets_in != Some(OutcomeKind::Approved),
+        "pair {pair}: the attacker is {lets_in:?}"
+    );
     Ok(())
 }
 

@@ -19,7 +19,9 @@ use prost::Message as _;
 use rustix::process::Signal;
 use tokio::sync::oneshot;
 use tonic::Code;
-use tonic_health::pb::{HealthCheckRequest, health_check_response::ServingStatus, health_client::HealthClient};
+use tonic_health::pb::{
+    HealthCheckRequest, health_check_response::ServingStatus, health_client::HealthClient,
+};
 use tonic_reflection::pb::v1::{
     ServerReflectionRequest, server_reflection_client::ServerReflectionClient,
     server_reflection_request::MessageRequest, server_reflection_response::MessageResponse,
@@ -42,7 +44,7 @@ fn sent_elsewhere(refusal: &Refusal) {
     assert!(refusal.retry_after().is_some_and(|after| after <= Duration::from_secs(1)), "{refusal:?}");
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[tokio::test]
 async fn a_broker_that_stops_sends_all_who_wait_elsewhere_and_ends_with_status_0() -> Result<()> {
     let mut world = World::new().await?;
     let alice = world.enrol("alice", Service::Fcm, Algorithm::Ed25519).await?;
@@ -84,7 +86,7 @@ async fn a_broker_that_stops_sends_all_who_wait_elsewhere_and_ends_with_status_0
     drop(health);
     go_on.send(()).unwrap();
     sent_elsewhere(&refusal(late.await?));
-    let status = tokio::task::block_in_place(|| world.broker.wait())?;
+    let status = world.broker.ended().await?;
     assert!(status.success(), "{status}: {}", world.broker.said());
 
     started(&mut world).await?;
@@ -94,7 +96,7 @@ async fn a_broker_that_stops_sends_all_who_wait_elsewhere_and_ends_with_status_0
     Ok(())
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[tokio::test]
 async fn whoever_holds_on_to_a_stopping_broker_keeps_nobody_else_waiting() -> Result<()> {
     let mut world = world_with(&[("drain_s", "3")]).await?;
     // A stream that has no end of its own, as load balancers have it.
@@ -110,7 +112,7 @@ async fn whoever_holds_on_to_a_stopping_broker_keeps_nobody_else_waiting() -> Re
     let turned_away = refusal(asked.expect("it is told at once"));
     assert_eq!(turned_away.code(), Code::Unavailable, "{turned_away:?}");
     assert!(turned_away.retry_helps());
-    let status = tokio::task::block_in_place(|| world.broker.wait())?;
+    let status = world.broker.ended().await?;
     assert!(status.success(), "{status}: {}", world.broker.said());
     Ok(())
 }
@@ -138,7 +140,8 @@ async fn the_public_port_says_what_it_serves_and_that_it_serves() -> Result<()> 
     assert_eq!(health.check(unknown).await.unwrap_err().code(), Code::NotFound);
 
     assert_eq!(services(&world.transport).await?, PUBLIC);
-    let file = ask_reflection(&world.transport, MessageRequest::FileContainingSymbol(PUBLIC[0].to_owned())).await?;
+    let file =
+        ask_reflection(&world.transport, MessageRequest::FileContainingSymbol(PUBLIC[0].to_owned())).await?;
     assert!(matches!(file, MessageResponse::FileDescriptorResponse(_)), "{file:?}");
     Ok(())
 }
@@ -151,11 +154,16 @@ async fn nothing_of_administration_is_on_the_public_port_and_nothing_else_on_its
     assert_refused(&refused.into(), Code::Unimplemented, "METHOD_UNKNOWN");
     // Not even its description.
     for symbol in ["countersign.v1.Administration", "countersign.v1.RegisterRelyingPartyRequest"] {
-        let found = ask_reflection(&world.transport, MessageRequest::FileContainingSymbol(symbol.to_owned())).await;
-        assert!(found.is_err() || matches!(found, Ok(MessageResponse::ErrorResponse(_))), "{symbol}: {found:?}");
+        let found =
+            ask_reflection(&world.transport, MessageRequest::FileContainingSymbol(symbol.to_owned())).await;
+        assert!(
+            found.is_err() || matches!(found, Ok(MessageResponse::ErrorResponse(_))),
+            "{symbol}: {found:?}"
+        );
     }
     let relying_parties = world.broker.administration().await?;
-    let listed = relying_parties.clone().list_relying_parties(v1::ListRelyingPartiesRequest {}).await?.into_inner();
+    let listed =
+        relying_parties.clone().list_relying_parties(v1::ListRelyingPartiesRequest {}).await?.into_inner();
     assert_eq!(listed.relying_parties.len(), 1);
     Ok(())
 }

@@ -4,7 +4,9 @@ use std::{fs, net::TcpListener, path::Path};
 
 use bytes::Bytes;
 use countersign_envelope::Algorithm;
-use countersign_proto::v1::{self, CredentialScope, OutcomeKind, administration_client::AdministrationClient};
+use countersign_proto::v1::{
+    self, CredentialScope, OutcomeKind, administration_client::AdministrationClient,
+};
 use countersign_tests::{
     Broker, Result,
     world::{APPLICATION, PATIENCE, REALM, register},
@@ -16,7 +18,8 @@ use device_sim::{
     wire::Transport,
 };
 use rcgen::{
-    BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair, KeyUsagePurpose,
+    BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair,
+    KeyUsagePurpose,
 };
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
@@ -67,7 +70,11 @@ impl Authority {
         params.extended_key_usages = vec![usage];
         let key = KeyPair::generate()?;
         let certificate = params.signed_by(&key, &self.issuer)?;
-        Ok(Certified { pem: certificate.pem(), der: certificate.der().to_vec().into(), key: key.serialize_pem() })
+        Ok(Certified {
+            pem: certificate.pem(),
+            der: certificate.der().to_vec().into(),
+            key: key.serialize_pem(),
+        })
     }
 }
 
@@ -157,7 +164,9 @@ async fn a_client_certificate_is_a_credential_only_where_it_was_issued_as_one() 
     let said = administration.issue_credential(request).await;
     refused(said, Code::AlreadyExists, "CERTIFICATE_IN_USE");
 
-    let login = |certified: Option<&Certified>| Ok::<_, anyhow::Error>(LoginServer::new(&secured.transport(certified)?, None));
+    let login = |certified: Option<&Certified>| {
+        Ok::<_, anyhow::Error>(LoginServer::new(&secured.transport(certified)?, None))
+    };
     let sign_in = SignIn::new("alice", APPLICATION);
     // Who is let in is told about the account.
     refused(login(Some(&good))?.open(&sign_in).await, Code::NotFound, "ACCOUNT_NOT_FOUND");
@@ -177,7 +186,9 @@ async fn a_client_certificate_is_a_credential_only_where_it_was_issued_as_one() 
 
     let on_open_connection = login(Some(&good))?;
     refused(on_open_connection.open(&sign_in).await, Code::NotFound, "ACCOUNT_NOT_FOUND");
-    administration.revoke_credential(v1::RevokeCredentialRequest { credential_id: issued.credential_id }).await?;
+    administration
+        .revoke_credential(v1::RevokeCredentialRequest { credential_id: issued.credential_id })
+        .await?;
     refused(on_open_connection.open(&sign_in).await, Code::Unauthenticated, "CREDENTIAL_INVALID");
     refused(login(Some(&good))?.open(&sign_in).await, Code::Unauthenticated, "CREDENTIAL_INVALID");
     Ok(())
@@ -187,7 +198,8 @@ async fn a_client_certificate_is_a_credential_only_where_it_was_issued_as_one() 
 async fn whoever_speaks_plain_text_to_the_tls_port_is_let_go_and_nobody_else_suffers() -> Result<()> {
     let secured = Secured::start()?;
     let address = format!("127.0.0.1:{}", secured.broker.port());
-    for hello in ["PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", "GET / HTTP/1.1\r\nHost: x\r\n\r\n", "\0\0\0\0\0\0\0\0"] {
+    for hello in ["PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", "GET / HTTP/1.1\r\nHost: x\r\n\r\n", "\0\0\0\0\0\0\0\0"]
+    {
         let mut plain = TcpStream::connect(&address).await?;
         plain.write_all(hello.as_bytes()).await?;
         let mut said = Vec::new();
@@ -223,7 +235,8 @@ async fn administration_over_tcp_lets_in_operators_with_a_certificate_and_nobody
         }
         let channel: Channel =
             Endpoint::from_shared(format!("https://localhost:{port}"))?.tls_config(tls)?.connect_lazy();
-        let listed = AdministrationClient::new(channel).list_relying_parties(v1::ListRelyingPartiesRequest {}).await;
+        let listed =
+            AdministrationClient::new(channel).list_relying_parties(v1::ListRelyingPartiesRequest {}).await;
         Ok::<_, anyhow::Error>(listed)
     };
     list(Some(&operators.client("operator")?)).await??;
@@ -243,7 +256,10 @@ fn a_certificate_that_cannot_be_used_is_named() -> Result<()> {
     broker.edit_configuration(|text| text + &section)?;
     let (status, said) = broker.start_in_vain()?;
     assert!(!status.success());
-    assert!(said.contains("server.tls.chain.pem: does not go with") && said.contains("server.tls.key.pem"), "{said}");
+    assert!(
+        said.contains("server.tls.chain.pem: does not go with") && said.contains("server.tls.key.pem"),
+        "{said}"
+    );
     fs::write(broker.home().join("server.tls.key.pem"), "no key")?;
     let (status, said) = broker.start_in_vain()?;
     assert!(!status.success());

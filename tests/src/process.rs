@@ -115,8 +115,17 @@ impl Broker {
 
     /// Starts the process, which is expected not to serve: how it ended, and what it said.
     pub fn start_in_vain(&mut self) -> Result<(ExitStatus, String)> {
-        let ended = self.serve().stdout(Stdio::null()).stderr(Stdio::piped()).spawn()?.wait_with_output()?;
-        Ok((ended.status, String::from_utf8_lossy(&ended.stderr).into_owned()))
+        let mut child = self.serve().stdout(Stdio::piped()).stderr(Stdio::piped()).spawn()?;
+        let stdout = child.stdout.take().context("standard output was asked for")?;
+        let mut first = String::new();
+        BufReader::new(stdout).read_line(&mut first)?;
+        if first.starts_with("countersign serves ") {
+            child.kill()?;
+        }
+        let ended = child.wait_with_output()?;
+        let said = String::from_utf8_lossy(&ended.stderr).into_owned();
+        ensure!(first.is_empty(), "it should not serve, and does: {said}");
+        Ok((ended.status, said))
     }
 
     fn serve(&self) -> Command {
@@ -161,6 +170,18 @@ impl Broker {
     /// Waits for the process to end.
     pub fn wait(&mut self) -> Result<ExitStatus> {
         Ok(self.child.take().context("the broker does not run")?.wait()?)
+    }
+
+    /// SIGTERM, and waits for the end, while this runtime's connections say goodbye: the broker waits for them.
+    pub async fn stopped(&mut self) -> Result<ExitStatus> {
+        self.signal(Signal::TERM)?;
+        self.ended().await
+    }
+
+    /// Waits for the process to end, while everything else in this runtime goes on.
+    pub async fn ended(&mut self) -> Result<ExitStatus> {
+        let mut child = self.child.take().context("the broker does not run")?;
+        Ok(tokio::task::spawn_blocking(move || child.wait()).await??)
     }
 
     /// What its processes have said on standard error so far.

@@ -3,13 +3,15 @@
 
 mod describe;
 
+mod mend;
+
 use std::io::Write as _;
 
-use anyhow::{Context as _, bail};
+use anyhow::Context as _;
 use clap::{Args, Subcommand};
 use countersign::{
     keys::{self, Keys},
-    log::{EventRecord, StreamId},
+    log::{Entry, EventRecord, OfflineLog, Position, StreamId},
 };
 use countersign_domain::ApprovalId;
 use countersign_proto::v1;
@@ -25,6 +27,10 @@ pub(crate) enum LogCommand {
     Tail(Tail),
     /// Show entries from a position on, of a stream, or of one approval
     Show(Show),
+    /// Read all of it and say what is not as it was written (status 1 if anything is)
+    Verify(mend::Verify),
+    /// Mend a log that does not start: says what it would do, and asks first
+    Repair(mend::Repair),
 }
 
 /// How entries are shown.
@@ -80,7 +86,7 @@ pub(crate) async fn run(command: LogCommand) -> anyhow::Result<()> {
                 last: if tail.lines == 0 { 1 } else { tail.lines },
                 ..Default::default()
             };
-            Printer::new(tail.shown, None)?.print(request).await
+            Printer::new(&tail.shown, None)?.print(request).await
         }
         LogCommand::Show(show) => {
             let request = v1::ReadLogRequest {
@@ -89,8 +95,10 @@ pub(crate) async fn run(command: LogCommand) -> anyhow::Result<()> {
                 stream: show.stream.map(|stream| stream.to_string()).unwrap_or_default(),
                 ..Default::default()
             };
-            Printer::new(show.shown, show.approval)?.print(request).await
+            Printer::new(&show.shown, show.approval)?.print(request).await
         }
+        LogCommand::Verify(verify) => mend::verify(&verify),
+        LogCommand::Repair(repair) => mend::repair(&repair),
     }
 }
 
@@ -102,53 +110,68 @@ struct Printer {
 }
 
 impl Printer {
-    fn new(shown: Shown, approval: Option<ApprovalId>) -> anyhow::Result<Self> {
+    fn new(shown: &Shown, approval: Option<ApprovalId>) -> anyhow::Result<Self> {
         let config = shown.config.load()?;
         let keys = if shown.open { Some(keys::folder::load(&config.keys.folder)?) } else { None };
         Ok(Self { config, json: shown.json, keys, approval: approval.map(|id| id.to_string()) })
     }
 
+    /// Of a running broker, or of its files when none runs.
     async fn print(self, request: v1::ReadLogRequest) -> anyhow::Result<()> {
         if !admin_client::is_running(&self.config).await {
-            bail!("no broker runs with this configuration");
+            return self.print_offline(&request);
         }
         let mut broker = admin_client::connect(&self.config).await?;
         let mut entries = broker.read_log(request).await.map_err(|status| said(&status))?.into_inner();
         while let Some(entry) = entries.message().await.map_err(|status| said(&status))? {
-            self.entry(&entry)?;
+            self.entry(&Shaped::from_message(&entry)?)?;
         }
         Ok(())
     }
 
-    fn entry(&self, entry: &v1::LogEntry) -> anyhow::Result<()> {
-        let stream: StreamId = entry.stream.parse().context("the broker sent a stream without a name")?;
-        let events = entry.events.iter().map(|event| {
-            let record = EventRecord {
-                kind: event.kind,
-                version: event.version,
-                may_ignore: event.may_ignore,
-                body: event.body.clone(),
-                sealed: event.sealed.clone(),
-            };
-            describe::event(stream, &record, self.keys.as_ref())
-        });
+    fn print_offline(&self, request: &v1::ReadLogRequest) -> anyhow::Result<()> {
+        anyhow::ensure!(
+            !request.follow,
+            "no broker runs with this configuration: there is nothing to follow"
+        );
+        let log = OfflineLog::open(&self.config.log.folder)?;
+        let Some(head) = log.head() else { return Ok(()) };
+        let newest = head.number().saturating_sub(request.last.saturating_sub(1));
+        let from = if request.last > 0 { newest } else { request.from };
+        let mut left = if request.limit == 0 { u64::MAX } else { request.limit };
+        for entry in log.entries(Position::new(from).unwrap_or(Position::FIRST)) {
+            let entry = entry?;
+            if !request.stream.is_empty() && entry.stream.to_string() != request.stream {
+                continue;
+            }
+            if left == 0 {
+                break;
+            }
+            left -= 1;
+            self.entry(&Shaped::from(&entry))?;
+        }
+        Ok(())
+    }
+
+    fn entry(&self, entry: &Shaped) -> anyhow::Result<()> {
+        let events =
+            entry.events.iter().map(|record| describe::event(entry.stream, record, self.keys.as_ref()));
         let events: Vec<Value> = events.filter(|event| self.concerns(event)).collect();
         if events.is_empty() {
             return Ok(());
         }
-        let at = entry.recorded_at.map(|at| at.to_string()).unwrap_or_default();
         let mut out = std::io::stdout().lock();
         if self.json {
             let line = json!({
                 "position": entry.position,
                 "stream": entry.stream,
-                "recorded_at": at,
-                "previous": (entry.previous > 0).then_some(entry.previous),
+                "recorded_at": entry.recorded_at,
+                "previous": entry.previous,
                 "events": events,
             });
             writeln!(out, "{line}")?;
         } else {
-            writeln!(out, "{:>8}  {at}  {}", entry.position, entry.stream)?;
+            writeln!(out, "{:>8}  {}  {}", entry.position, entry.recorded_at, entry.stream)?;
             for event in &events {
                 text(&mut out, event)?;
             }
@@ -159,6 +182,47 @@ impl Printer {
 
     fn concerns(&self, event: &Value) -> bool {
         self.approval.as_deref().is_none_or(|id| event["approval"] == id || event["subject"] == id)
+    }
+}
+
+/// An entry, whether a broker sent it or a file held it.
+struct Shaped {
+    position: u64,
+    stream: StreamId,
+    recorded_at: String,
+    previous: Option<u64>,
+    events: Vec<EventRecord>,
+}
+
+impl Shaped {
+    fn from_message(entry: &v1::LogEntry) -> anyhow::Result<Self> {
+        let events = entry.events.iter().map(|event| EventRecord {
+            kind: event.kind,
+            version: event.version,
+            may_ignore: event.may_ignore,
+            body: event.body.clone(),
+            sealed: event.sealed.clone(),
+        });
+        Ok(Self {
+            position: entry.position,
+            stream: entry.stream.parse().context("the broker sent a stream without a name")?,
+            recorded_at: entry.recorded_at.map(|at| at.to_string()).unwrap_or_default(),
+            previous: (entry.previous > 0).then_some(entry.previous),
+            events: events.collect(),
+        })
+    }
+}
+
+impl From<&Entry> for Shaped {
+    fn from(entry: &Entry) -> Self {
+        let at = countersign_domain::Timestamp::from_millis(entry.recorded_at_ms);
+        Self {
+            position: entry.position.number(),
+            stream: entry.stream,
+            recorded_at: countersign_domain::challenge::timestamp(at).to_string(),
+            previous: entry.previous.map(Position::number),
+            events: entry.events.clone(),
+        }
     }
 }
 

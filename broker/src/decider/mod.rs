@@ -32,8 +32,11 @@ pub struct Decider<C: Codec> {
     log: Arc<dyn EventLog>,
     clock: Arc<dyn Clock>,
     codec: C,
-    cache: Vec<Mutex<LruCache<C::Id, Folded<C::Aggregate>>>>,
+    cache: Vec<Mutex<Cache<C>>>,
 }
+
+type Cache<C> = LruCache<<C as Codec>::Id, Folded<<C as Codec>::Aggregate>>;
+type EventOf<C> = <<C as Codec>::Aggregate as Aggregate>::Event;
 
 /// A state, and the version of the stream that it is the fold of.
 struct Folded<A> {
@@ -143,7 +146,7 @@ impl<C: Codec> Decider<C> {
     }
 
     /// The events of an entry of one of these aggregates' streams, with their aggregate's id.
-    pub fn decode(&self, entry: &Entry) -> Result<(C::Id, Vec<<C::Aggregate as Aggregate>::Event>), Error> {
+    pub fn decode(&self, entry: &Entry) -> Result<(C::Id, Vec<EventOf<C>>), Error> {
         let id = self.codec.id(entry.stream);
         let decoded: Result<Vec<_>, _> =
             entry.events.iter().filter_map(|record| self.codec.decode(id, record).transpose()).collect();
@@ -153,13 +156,7 @@ impl<C: Codec> Decider<C> {
         }
     }
 
-    fn append_of(
-        &self,
-        id: C::Id,
-        expected: Expected,
-        at: Timestamp,
-        events: &[<C::Aggregate as Aggregate>::Event],
-    ) -> Append {
+    fn append_of(&self, id: C::Id, expected: Expected, at: Timestamp, events: &[EventOf<C>]) -> Append {
         Append {
             stream: self.codec.stream(id),
             expected,
@@ -198,7 +195,7 @@ impl<C: Codec> Decider<C> {
         self.shard(id).lock().unwrap_or_else(PoisonError::into_inner).put(id, folded);
     }
 
-    fn shard(&self, id: C::Id) -> &Mutex<LruCache<C::Id, Folded<C::Aggregate>>> {
+    fn shard(&self, id: C::Id) -> &Mutex<Cache<C>> {
         let [.., last] = self.codec.stream(id).id();
         &self.cache[usize::from(last) % SHARDS]
     }

@@ -35,6 +35,8 @@ impl Enrol {
         let code = self.code();
         let command = Command::BeginEnrolment { identity, enrolment, code: code.clone(), relying_party };
         let decided = sign_in.accounts.decide(account, |_, _| Ok::<_, Error>(command.clone())).await?;
+        // Whoever has the code may use it at once, and is found by its locator.
+        sign_in.models.index.knows(decided.position).await;
         let uri = EnrolmentUri {
             address: self.public_url.clone(),
             code: code.clone(),

@@ -52,17 +52,13 @@ impl Enrol {
         let bound = decided.state.enrolment(enrolment).map(|one| &one.stage);
         match bound {
             Some(Stage::OnTrial { authenticator, question })
-                if self.is_of(&decided.state, *authenticator, &claim) =>
+                if is_of(&decided.state, *authenticator, &claim) =>
             {
                 let receipt = self.receipt(&decided.state, enrolment, *authenticator, &claim);
                 Ok(Bound { receipt, trial: question.challenge.clone() })
             }
             _ => Err(Refusal::EnrolmentNotWaiting.into()),
         }
-    }
-
-    fn is_of(&self, account: &Account, authenticator: AuthenticatorId, claim: &VerifiedClaim) -> bool {
-        account.authenticator(authenticator).is_some_and(|one| one.claim_hash == claim.hash())
     }
 
     fn question(
@@ -117,4 +113,8 @@ impl Enrol {
         };
         keys.sign(payload_type::ENROLMENT_RECEIPT, receipt.encode_to_vec())
     }
+}
+
+fn is_of(account: &Account, authenticator: AuthenticatorId, claim: &VerifiedClaim) -> bool {
+    account.authenticator(authenticator).is_some_and(|one| one.claim_hash == claim.hash())
 }

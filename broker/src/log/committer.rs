@@ -91,7 +91,6 @@ impl Committer {
         if count == 0 {
             return Ok(());
         }
-        self.recent.wait_for_room();
         match self.journal.commit(batch, count) {
             Ok(()) => {
                 self.publish(round);

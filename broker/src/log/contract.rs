@@ -124,6 +124,7 @@ every_log_keeps! {
     reading_all_ends_where_the_log_ended_at_the_call,
     a_follower_sees_every_entry_once_and_in_order_while_many_append,
     a_follower_may_begin_beyond_the_head,
+    what_a_follower_was_given_every_read_sees,
     what_is_too_large_or_empty_is_refused_and_leaves_nothing,
     dropping_the_future_does_not_take_the_append_back,
     an_append_that_rides_along_needs_no_company,
@@ -332,6 +333,35 @@ async fn a_follower_sees_every_entry_once_and_in_order_while_many_append<S: Subj
     for ended in join_all(appenders.chain(followers).collect::<Vec<_>>()).await {
         ended.unwrap();
     }
+}
+
+async fn what_a_follower_was_given_every_read_sees<S: Subject>() {
+    const STREAMS: u8 = 250;
+    const ROUNDS: u64 = 60;
+    let subject = S::new().await;
+    let log = subject.log();
+    let told = tokio::spawn({
+        let (log, mut entries) = (Arc::clone(&log), log.follow(Position::FIRST));
+        async move {
+            let mut before = BTreeMap::new();
+            for _ in 0..u64::from(STREAMS) * ROUNDS {
+                let entry = entries.next().await.unwrap().unwrap();
+                let version = log.version(entry.stream).await.unwrap();
+                assert_ne!(
+                    version,
+                    before.insert(entry.stream, entry.version),
+                    "{entry:?} is not in its stream"
+                );
+            }
+        }
+    });
+    for round in 0..ROUNDS {
+        let appends = (0..STREAMS).map(|number| log.append(append(number, Expected::Any, round)));
+        for appended in join_all(appends).await {
+            appended.unwrap();
+        }
+    }
+    told.await.unwrap();
 }
 
 async fn a_follower_may_begin_beyond_the_head<S: Subject>() {

@@ -1,6 +1,6 @@
 //! The second thread: it puts into sled what has become durable, group by group, and keeps a snapshot of the
-//! heads. Nobody waits for it, and nothing is lost if it fails: then it opens the store again, or makes it anew
-//! from the journal, and reads go to the journal meanwhile.
+//! heads. Nobody waits for it. If it falls behind what memory holds, it goes on from the journal; if the store
+//! fails, it opens it again, or makes it anew from the journal, and reads go to the journal meanwhile.
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -8,12 +8,12 @@ use std::time::Duration;
 
 use super::entry::Position;
 use super::error::ReadError;
-use super::format::encode;
+use super::format::{encode, put_behind_length};
 use super::journal::disk::OsDisk;
 use super::reading::Sources;
 use super::recent::Task;
 use super::snapshots::{HEADS, Snapshots};
-use super::store::{Cause, Store, StoreError, group_last, group_of, remove_aside, set_aside};
+use super::store::{Cause, GROUP_ENTRIES, Store, StoreError, group_last, group_of, remove_aside, set_aside};
 
 /// The heads are saved after so many entries, or as many as there are streams if that is more: so that saving
 /// them stays a small part of the work, and reading the rest at start a matter of seconds.
@@ -53,15 +53,76 @@ impl Keeper {
             if self.sources.recent.wait_for(group_last(group)) == Task::Stop {
                 break;
             }
-            match self.put(group) {
+            let put = match self.group_at_hand(group) {
+                Some(body) => self.put(group, &body),
+                // What it lacks, the next start brings it.
+                None if self.sources.recent.wait_for_stop(Duration::ZERO) => break,
+                None => self.catch_up(group),
+            };
+            match put {
                 Ok(()) => self.save_heads_if_due(),
                 Err(error) => {
-                    tracing::error!(%group, error, "the store takes nothing in");
-                    up = self.bring_back(Some(group));
+                    tracing::error!(group = %Position::after(self.stored), error, "the store takes nothing in");
+                    up = self.bring_back(Some(Position::after(self.stored)));
                 }
             }
         }
         self.end();
+    }
+
+    /// The entries of a group from memory, each behind its length; none if they are not there any more.
+    fn group_at_hand(&self, group: Position) -> Option<Vec<u8>> {
+        let entries = self.sources.recent.range(group, GROUP_ENTRIES as usize);
+        let mut body = Vec::new();
+        entries.iter().for_each(|entry| encode(entry, &mut body));
+        (entries.len() as u64 == GROUP_ENTRIES).then_some(body)
+    }
+
+    /// Puts a group into the store.
+    fn put(&mut self, group: Position, body: &[u8]) -> Result<(), String> {
+        let store = self.sources.store.get().ok_or("there is no store")?;
+        store.put_group(group, body).map_err(|error| error.to_string())?;
+        self.set_stored(Some(group_last(group)));
+        Ok(())
+    }
+
+    /// Puts groups into the store from the journal, until what comes next is in memory, or the log closes.
+    fn catch_up(&mut self, mut group: Position) -> Result<(), String> {
+        let head = self.sources.head().unwrap_or(group);
+        let mut records = self.sources.journal.records(group, head).map_err(|error| error.to_string())?;
+        let mut body = Vec::new();
+        while records.read().map_err(|error| error.to_string())?.is_some() {
+            for (position, entry) in records.entries() {
+                put_behind_length(&mut body, entry);
+                if position == group_last(group) {
+                    self.put(group, &body)?;
+                    group = position.next();
+                    body.clear();
+                }
+            }
+            let recent = &self.sources.recent;
+            if body.is_empty() && (recent.get(group).is_some() || recent.wait_for_stop(Duration::ZERO)) {
+                break;
+            }
+        }
+        Ok(())
+    }
+
+    /// The entries of a group, wherever they are, each behind its length.
+    fn group_body(&self, group: Position) -> Result<Vec<u8>, ReadError> {
+        let (mut body, mut next, last) = (Vec::new(), group, group_last(group));
+        while next <= last {
+            for entry in self.sources.load_new(next, last)? {
+                encode(&entry, &mut body);
+                next = entry.position.next();
+            }
+        }
+        Ok(body)
+    }
+
+    fn set_stored(&mut self, stored: Option<Position>) {
+        self.stored = stored;
+        self.sources.recent.set_stored(stored);
     }
 
     /// When the log closes; until then the heads go on being saved, store or no store.
@@ -102,9 +163,8 @@ impl Keeper {
     /// Opens the store again after it has failed at the group `failed`; tries until it is back. False if the
     /// log closes before that, or the store has failed too often.
     fn bring_back(&mut self, failed: Option<Position>) -> bool {
-        self.sources.recent.set_store_down();
+        self.set_stored(None);
         self.sources.store.set(None);
-        self.stored = None;
         self.failures += 1;
         if self.failures > FAILURES_MAX {
             tracing::error!("the store has failed too often: reading the journal until the next start");

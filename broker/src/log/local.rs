@@ -50,8 +50,7 @@ pub struct LogConfig {
     /// How many bytes they may have together, which are written as one batch. At least one entry of the
     /// greatest size must fit, and at most 64 MiB.
     pub batch_bytes_max: usize,
-    /// How many bytes of the newest entries are kept in memory, about. What sled does not have yet is always
-    /// kept, up to this; then the writer waits for sled.
+    /// How many bytes of the newest entries are kept in memory, about.
     pub recent_bytes_max: usize,
     /// How many bytes of sled's pages are kept in memory, about.
     pub store_cache_bytes: u64,
@@ -243,7 +242,7 @@ fn keep(mut keeper: Keeper, at_work: AtWork) {
             message = panic_message(&*panic),
             "the store's thread has panicked: reading the journal"
         );
-        keeper.sources.recent.set_store_down();
+        keeper.sources.recent.set_stored(None);
         keeper.sources.store.set(None);
     }
     drop(keeper);

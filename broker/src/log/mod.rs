@@ -78,7 +78,8 @@ pub use verify::{Report, SegmentReport, verify};
 /// - **One history per stream.** [`Expected`] is compared with the stream as it is with every append before
 ///   this one, those in flight included. A conflict is answered once what it conflicts with is durable, so
 ///   that who reads next sees it.
-/// - **Read your writes.** What an append has acknowledged, every later read sees, by any task.
+/// - **Read your writes.** What an append has acknowledged, every later read sees, by any task; and so does what a
+///   follower has been given.
 /// - **Refusals leave nothing behind.** After an error other than [`AppendError::Stopped`] the entry is not in
 ///   the log and will not be. After `Stopped` it may be there at the next start.
 /// - **No undoing.** Dropping the future of an append does not take the append back.

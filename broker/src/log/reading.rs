@@ -244,7 +244,10 @@ impl Follower {
     /// Brings the next entries.
     async fn load(&mut self, last: Position) -> Result<(), Option<ReadError>> {
         let from = self.next;
-        let recent = self.sources.recent.range(from, CHUNK_ENTRIES);
+        // Not beyond the head: whoever is told of an entry must find its stream's version with it, and entries are at
+        // hand a moment before that is so.
+        let up_to_head = usize::try_from(last.number() - from.number() + 1).unwrap_or(usize::MAX);
+        let recent = self.sources.recent.range(from, CHUNK_ENTRIES.min(up_to_head));
         self.loaded = if recent.is_empty() {
             blocking(&self.sources, move |sources| sources.load(from, last)).await.map_err(Some)?.into()
         } else {

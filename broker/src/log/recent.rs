@@ -1,18 +1,15 @@
-//! The newest entries, in memory: all that sled does not have yet, and some that it has.
+//! The newest entries, in memory: what nearly every read is served from (an approval that waits is young), and
+//! from which the store's thread takes what it puts into sled.
 //!
-//! It is what nearly every read is served from (an approval that waits is young), and what carries entries from
-//! the writer thread to the store's thread. It is bounded by bytes: entries leave at the old end when sled has
-//! them. If sled does not keep up, the writer waits; if sled fails, entries leave all the same, since the
-//! journal has them.
+//! It is bounded by bytes; entries leave at the old end. Nobody waits for the store here: if that falls behind by
+//! more than there is room, it goes on from the journal, which has everything, until it has caught up. The writer
+//! thus never waits for sled, and what sled does not have yet costs its readers a look into the journal.
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use super::entry::{Entry, Position, entry_bytes};
-
-/// How long the writer waits for a store that takes nothing in, before it goes on without it.
-const STORE_PATIENCE: Duration = Duration::from_secs(10);
 
 /// What an entry takes in memory beside its bytes, about.
 const ENTRY_OVERHEAD_BYTES: usize = 256;
@@ -22,8 +19,6 @@ pub(crate) struct Recent {
     ring: Mutex<Ring>,
     /// Wakes the store's thread: what it waits for is here, or the log closes.
     arrived: Condvar,
-    /// Wakes the writer: the store has taken entries in, or has failed, or the log closes.
-    taken: Condvar,
     bytes_max: usize,
 }
 
@@ -34,10 +29,8 @@ struct Ring {
     entries: VecDeque<Arc<Entry>>,
     /// About what they take in memory.
     bytes: usize,
-    /// The last position that the store has.
+    /// The last position that the store has; none while it is not to be used.
     stored: Option<Position>,
-    /// Whether the store takes entries in.
-    store_up: bool,
     /// The position that the store's thread waits for.
     wanted: Position,
     closing: bool,
@@ -53,37 +46,11 @@ pub(crate) enum Task {
 }
 
 impl Recent {
-    /// Holds up to about `bytes_max` bytes of entries; the next one will have the position `next`.
+    /// Holds about `bytes_max` bytes of entries; the next one will have the position `next`.
     pub(crate) fn new(bytes_max: usize, next: Position, stored: Option<Position>) -> Self {
-        let ring = Ring {
-            next,
-            entries: VecDeque::new(),
-            bytes: 0,
-            stored,
-            store_up: true,
-            wanted: next,
-            closing: false,
-        };
-        Self { ring: Mutex::new(ring), arrived: Condvar::new(), taken: Condvar::new(), bytes_max }
-    }
-
-    /// Waits until there is room for more, or the store gives no hope that there will be.
-    pub(crate) fn wait_for_room(&self) {
-        let mut ring = self.lock();
-        while ring.is_full_of_unstored(self.bytes_max) {
-            let stored = ring.stored;
-            let (after, waited) = self
-                .taken
-                .wait_timeout_while(ring, STORE_PATIENCE, |ring| {
-                    ring.stored == stored && ring.is_full_of_unstored(self.bytes_max)
-                })
-                .unwrap_or_else(PoisonError::into_inner);
-            ring = after;
-            if waited.timed_out() {
-                tracing::error!(stored = stored.map(Position::number), "the store takes no entries in");
-                ring.store_up = false;
-            }
-        }
+        let entries = VecDeque::new();
+        let ring = Ring { next, entries, bytes: 0, stored, wanted: next, closing: false };
+        Self { ring: Mutex::new(ring), arrived: Condvar::new(), bytes_max }
     }
 
     /// Takes in entries that have become durable, the next ones in order.
@@ -95,8 +62,9 @@ impl Recent {
             ring.bytes += memory_bytes(&entry);
             ring.entries.push_back(entry);
         }
-        // While the store's thread works, it is that one which makes room: it has the time.
-        let evicted = if ring.store_up { Vec::new() } else { ring.evict(self.bytes_max) };
+        // The store's thread makes room as it goes, having the time; the writer only where it has to.
+        let must_evict = ring.bytes > self.bytes_max + self.bytes_max / 4;
+        let evicted = if must_evict { ring.evict(self.bytes_max) } else { Vec::new() };
         // Only then: a wake-up for every batch would cost the writer more than all else that it does here.
         let arrived = ring.next > ring.wanted;
         drop(ring);
@@ -122,27 +90,15 @@ impl Recent {
 
     /// The last position that the store has; none while it is not to be used.
     pub(crate) fn stored(&self) -> Option<Position> {
-        let ring = self.lock();
-        ring.stored.filter(|_| ring.store_up)
+        self.lock().stored
     }
 
-    /// From now on the store has everything up to this position.
+    /// From now on the store has everything up to this position, or is not to be used.
     pub(crate) fn set_stored(&self, stored: Option<Position>) {
         let mut ring = self.lock();
-        (ring.stored, ring.store_up) = (stored, true);
+        ring.stored = stored;
         let evicted = ring.evict(self.bytes_max);
         drop(ring);
-        self.taken.notify_one();
-        drop(evicted);
-    }
-
-    /// From now on nobody waits for the store.
-    pub(crate) fn set_store_down(&self) {
-        let mut ring = self.lock();
-        (ring.stored, ring.store_up) = (None, false);
-        let evicted = ring.evict(self.bytes_max);
-        drop(ring);
-        self.taken.notify_one();
         drop(evicted);
     }
 
@@ -150,7 +106,6 @@ impl Recent {
     pub(crate) fn wait_for(&self, position: Position) -> Task {
         let mut ring = self.lock();
         ring.wanted = position;
-        self.taken.notify_one();
         let ring = self.arrived.wait_while(ring, |ring| !ring.closing && ring.next <= position);
         let ring = ring.unwrap_or_else(PoisonError::into_inner);
         if ring.next > position { Task::Store } else { Task::Stop }
@@ -166,7 +121,6 @@ impl Recent {
     pub(crate) fn stop(&self) {
         self.lock().closing = true;
         self.arrived.notify_one();
-        self.taken.notify_one();
     }
 
     fn lock(&self) -> MutexGuard<'_, Ring> {
@@ -181,22 +135,11 @@ impl Ring {
         self.entries.len().checked_sub(usize::try_from(from_end).ok()?)
     }
 
-    fn is_full_of_unstored(&self, bytes_max: usize) -> bool {
-        let oldest = self.entries.front().map(|entry| entry.position);
-        // A store that waits for more entries must get them, however large a group is.
-        let store_has_work = self.store_up && self.next > self.wanted;
-        store_has_work && !self.closing && self.bytes > bytes_max && oldest > self.stored
-    }
-
-    /// Takes out the oldest entries, as far as it must and may. To be dropped when the ring is not locked.
+    /// Takes out the oldest entries, to be dropped when the ring is not locked.
     fn evict(&mut self, bytes_max: usize) -> Vec<Arc<Entry>> {
         let mut evicted = Vec::new();
         while self.bytes > bytes_max {
             let Some(oldest) = self.entries.pop_front() else { break };
-            if self.store_up && Some(oldest.position) > self.stored {
-                self.entries.push_front(oldest);
-                break;
-            }
             self.bytes -= memory_bytes(&oldest);
             evicted.push(oldest);
         }

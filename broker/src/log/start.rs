@@ -66,7 +66,9 @@ pub(crate) fn start(
     let journal = open_journal(disk, &config.journal_folder(), limits, new_id)?;
     let snapshots = Snapshots::new(OsDisk, config.snapshot_folder(), journal.reader.id());
     let (heads, heads_at) = load_heads(&snapshots, journal.head)?;
-    let mut pass = Pass { journal: &journal, config, heads, heads_at, store: None, stored: None };
+    let (store, stored) = (None, None);
+    let checked_from = journal.reader.first_within(config.check_bytes)?;
+    let mut pass = Pass { journal: &journal, config, heads, heads_at, store, stored, checked_from };
     pass.open_store()?;
     let newest = match pass.run()? {
         Outcome::Agrees(newest) => newest,
@@ -139,6 +141,8 @@ struct Pass<'a> {
     heads_at: Option<Position>,
     store: Option<Store>,
     stored: Option<Position>,
+    /// From here on, what the store has is compared.
+    checked_from: Position,
 }
 
 enum Outcome {
@@ -183,15 +187,14 @@ impl Pass<'_> {
     }
 
     /// Where the pass has to begin: at the start of a group, so that it sees whole ones.
-    fn begin(&self) -> Result<Position, StartError> {
-        let checked = self.journal.reader.first_within(self.config.check_bytes)?;
+    fn begin(&self) -> Position {
         let behind = if self.store.is_some() { self.heads_at.min(self.stored) } else { self.heads_at };
-        Ok(group_of(Position::after(behind).min(checked)))
+        group_of(Position::after(behind).min(self.checked_from))
     }
 
     fn run(&mut self) -> Result<Outcome, StartError> {
         let Some(head) = self.journal.head else { return Ok(Outcome::Agrees(Vec::new())) };
-        let begin = self.begin()?;
+        let begin = self.begin();
         let reader: &Arc<JournalReader> = &self.journal.reader;
         let mut progress = Progress::new("reading the journal", reader.bytes_from(begin)?);
         let mut records = reader.records(begin, head).map_err(StartError::from_read)?;
@@ -244,6 +247,9 @@ impl Pass<'_> {
     fn bring_to_store(&mut self, group: Position, body: &[u8]) -> Result<(), String> {
         let Some(store) = &self.store else { return Ok(()) };
         if Some(group_last(group)) <= self.stored {
+            if group_last(group) < self.checked_from {
+                return Ok(());
+            }
             return match store.group(group) {
                 Ok(Some(own)) if own == body => Ok(()),
                 Ok(Some(_)) => Err(format!("it does not agree with the journal at position {group}")),

@@ -115,7 +115,10 @@ impl<K: Copy + Eq + Hash, P: Clone> Default for Board<K, P> {
 
 impl<P: Clone> Place<P> {
     fn new() -> Self {
-        Self { story: Mutex::new(Story { steps: Vec::new(), begun: false, ended: false }), changed: Notify::new() }
+        Self {
+            story: Mutex::new(Story { steps: Vec::new(), begun: false, ended: false }),
+            changed: Notify::new(),
+        }
     }
 
     /// Waits for what comes after the first `known` steps.

@@ -78,6 +78,7 @@ impl Follower {
         while let Some(entry) = entries.next().await {
             let entry = entry?;
             follower.fold(&entry);
+            follower.index.know(entry.position);
             follower.next = entry.position.next();
         }
         follower.put_on_board().await?;
@@ -102,7 +103,9 @@ impl Follower {
         let mut entries = self.log.follow(self.next);
         while let Some(entry) = entries.next().await {
             let entry = entry?;
-            for (account, event) in self.fold(&entry) {
+            let events = self.fold(&entry);
+            self.index.know(entry.position);
+            for (account, event) in events {
                 self.tell(&event);
                 for effect in react(&event) {
                     self.effect(account, effect).await;
@@ -124,13 +127,19 @@ impl Follower {
         match entry.stream.kind() {
             StreamKind::Account => match self.accounts.decode(entry) {
                 Ok((account, events)) => {
-                    events.iter().for_each(|event| self.index.account_event(event));
+                    for event in &events {
+                        self.index.account_event(event);
+                    }
                     return events.into_iter().map(|event| (account, event)).collect();
                 }
                 Err(error) => undecidable(&error),
             },
             StreamKind::RelyingParty => match self.relying_parties.decode(entry) {
-                Ok((_, events)) => events.iter().for_each(|event| self.index.relying_party_event(event)),
+                Ok((_, events)) => {
+                    for event in &events {
+                        self.index.relying_party_event(event);
+                    }
+                }
                 Err(error) => undecidable(&error),
             },
             StreamKind::Delivery => {

@@ -12,13 +12,20 @@ use countersign_domain::{
     relying_party::{CredentialSecret, Event as RelyingPartyEvent},
 };
 use serde::{Deserialize, Serialize};
+use tokio::sync::watch;
+
+use crate::log::Position;
 
 /// The name of its snapshot in the log.
 pub const SNAPSHOT: &str = "index-v1";
 
 /// What is live, and how to find it.
 #[derive(Debug, Default)]
-pub struct Index(RwLock<Contents>);
+pub struct Index {
+    contents: RwLock<Contents>,
+    /// The number of the newest position that it knows.
+    known: watch::Sender<u64>,
+}
 
 #[derive(Debug, Default, Clone, PartialEq, Eq)]
 struct Contents {
@@ -74,8 +81,20 @@ impl Index {
         self.read().enrolments.iter().map(|(id, (_, expires_at))| (*id, *expires_at)).collect()
     }
 
+    /// Waits until it knows the entry at this position: whoever is answered after that finds what he has made. It is made
+    /// by the follower, which comes after the append has been acknowledged.
+    pub async fn knows(&self, position: Option<Position>) {
+        let number = position.map_or(0, Position::number);
+        // Its sender is this index's own, and cannot be gone.
+        let _ = self.known.subscribe().wait_for(|known| *known >= number).await;
+    }
+
+    pub(super) fn know(&self, position: Position) {
+        self.known.send_replace(position.number());
+    }
+
     pub(super) fn account_event(&self, event: &AccountEvent) {
-        let mut contents = self.0.write().unwrap_or_else(PoisonError::into_inner);
+        let mut contents = self.contents.write().unwrap_or_else(PoisonError::into_inner);
         match event {
             AccountEvent::EnrolmentBegun(begun) => {
                 let locator = begun.code.locator().to_owned();
@@ -104,7 +123,7 @@ impl Index {
     }
 
     pub(super) fn relying_party_event(&self, event: &RelyingPartyEvent) {
-        let mut contents = self.0.write().unwrap_or_else(PoisonError::into_inner);
+        let mut contents = self.contents.write().unwrap_or_else(PoisonError::into_inner);
         match event {
             RelyingPartyEvent::Registered { id, .. } => contents.relying_parties.push(*id),
             RelyingPartyEvent::CredentialIssued {
@@ -152,11 +171,11 @@ impl Index {
         for id in stored.relying_parties {
             contents.relying_parties.push(id.parse().ok()?);
         }
-        Some(Self(RwLock::new(contents)))
+        Some(Self { contents: RwLock::new(contents), known: watch::Sender::default() })
     }
 
     fn read(&self) -> RwLockReadGuard<'_, Contents> {
-        self.0.read().unwrap_or_else(PoisonError::into_inner)
+        self.contents.read().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -166,6 +185,22 @@ mod tests {
     use countersign_envelope::EnrolmentCode;
 
     use super::*;
+
+    #[tokio::test]
+    async fn who_waits_for_what_he_has_made_goes_on_when_it_is_known() {
+        let index = std::sync::Arc::new(Index::default());
+        index.knows(None).await;
+        let waiting = tokio::spawn({
+            let index = std::sync::Arc::clone(&index);
+            async move { index.knows(Position::new(2)).await }
+        });
+        index.know(Position::FIRST);
+        tokio::task::yield_now().await;
+        assert!(!waiting.is_finished());
+        index.know(Position::FIRST.next());
+        waiting.await.unwrap();
+        index.knows(Some(Position::FIRST)).await;
+    }
 
     #[test]
     fn a_snapshot_is_read_as_it_was_kept() {

@@ -60,12 +60,11 @@ impl SignIn {
         id: ApprovalId,
         after: u32,
     ) -> Result<impl Stream<Item = Result<Update, Error>> + Send + use<>, Error> {
-        let steps = match self.live(relying_party, id).await? {
-            Some((approval, place)) => self.clone().live_steps(approval, place).left_stream(),
-            None => {
-                let standing = self.history(relying_party, id).await?;
-                stream::iter(standing.updates.into_iter().map(Ok)).right_stream()
-            }
+        let steps = if let Some((approval, place)) = self.live(relying_party, id).await? {
+            self.clone().live_steps(&approval, place).left_stream()
+        } else {
+            let standing = self.history(relying_party, id).await?;
+            stream::iter(standing.updates.into_iter().map(Ok)).right_stream()
         };
         Ok(steps.filter(move |step| {
             let wanted = step.as_ref().map_or(true, |update| update.sequence > after);
@@ -138,10 +137,10 @@ impl SignIn {
 
     fn live_steps(
         self,
-        approval: Approval,
+        approval: &Approval,
         place: Arc<Steps>,
-    ) -> impl Stream<Item = Result<Update, Error>> + Send {
-        let issued = issued(&approval);
+    ) -> impl Stream<Item = Result<Update, Error>> + Send + use<> {
+        let issued = issued(approval);
         let (relying_party, id) = (approval.relying_party, approval.id);
         let rest = stream::unfold(Some((self, place, 0)), move |state| async move {
             let (sign_in, place, known) = state?;

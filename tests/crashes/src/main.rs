@@ -98,7 +98,7 @@ async fn round(
     } else {
         stage.fs.freeze_at(moment.trigger());
     }
-    let came = stage.wait_frozen(MOMENT_MAX).await.is_some();
+    let came = stage.wait_frozen(MOMENT_MAX).is_some();
     if !came {
         stage.fs.freeze();
     }
@@ -156,12 +156,10 @@ async fn control(options: &Options, random: &mut StdRng) -> Result<()> {
     stage.fs.faults().ignore_syncs(true);
     let ledger = Arc::new(Ledger::default());
     for number in 1..=options.rounds {
-        let noticed = match round(&mut stage, &ledger, Mode::Power, random).await {
-            Err(error) => Some(format!("{error:#}")),
-            Ok(_) => {
-                let wrong = ledger.compare(stage.world.broker.administration().await?).await?;
-                wrong.first().cloned()
-            }
+        let noticed = if let Err(error) = round(&mut stage, &ledger, Mode::Power, random).await {
+            Some(format!("{error:#}"))
+        } else {
+            ledger.compare(stage.world.broker.administration().await?).await?.first().cloned()
         };
         if let Some(noticed) = noticed {
             println!(

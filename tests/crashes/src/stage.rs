@@ -70,7 +70,7 @@ impl Stage {
     }
 
     /// Waits until the file system is frozen, without holding up the load.
-    pub async fn wait_frozen(&self, patience: Duration) -> Option<crashfs::Frozen> {
+    pub fn wait_frozen(&self, patience: Duration) -> Option<crashfs::Frozen> {
         tokio::task::block_in_place(|| self.fs.wait_frozen(patience))
     }
 }

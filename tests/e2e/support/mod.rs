@@ -69,7 +69,9 @@ pub(crate) async fn killed_and_started(world: &mut World) -> Result<()> {
 pub(crate) async fn started(world: &mut World) -> Result<()> {
     world.broker.start()?;
     let answered = async {
-        while let Err(status) = world.transport.authenticators().describe_broker(v1::DescribeBrokerRequest {}).await {
+        while let Err(status) =
+            world.transport.authenticators().describe_broker(v1::DescribeBrokerRequest {}).await
+        {
             let refusal = Refusal::from(status);
             anyhow::ensure!(refusal.is_lost(), "{refusal:?}");
         }

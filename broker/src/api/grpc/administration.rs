@@ -171,12 +171,14 @@ impl Administration {
                 Self::Log(error)
             }
         }
-        self.relying_parties.decide(id, |_, _| Ok::<_, Error>(command.clone())).await.map_err(|error| {
-            match error {
-                Error::Refused(refusal) => status::of_relying_party(&refusal),
-                Error::Log(error) => status::of_log(&error),
-            }
-        })
+        let decided = self.relying_parties.decide(id, |_, _| Ok::<_, Error>(command.clone())).await;
+        let decided = decided.map_err(|error| match error {
+            Error::Refused(refusal) => status::of_relying_party(&refusal),
+            Error::Log(error) => status::of_log(&error),
+        })?;
+        // Whoever is told of it finds it: in the list, or by its certificate.
+        self.index.knows(decided.position).await;
+        Ok(decided)
     }
 }
 

@@ -11,6 +11,7 @@ mod status;
 
 use std::{pin::Pin, sync::Arc};
 
+use axum::{middleware::Next, response::IntoResponse};
 use countersign_domain::{RelyingPartyId, relying_party::Scope};
 use countersign_proto::v1;
 use futures::{Stream, StreamExt, stream};
@@ -150,7 +151,8 @@ impl Administration {
 /// Describes what a listener serves, and nothing of what the other one does.
 fn reflection(
     serves: impl Fn(&FileDescriptorProto) -> bool,
-) -> tonic_reflection::server::v1::ServerReflectionServer<impl tonic_reflection::server::v1::ServerReflection> {
+) -> tonic_reflection::server::v1::ServerReflectionServer<impl tonic_reflection::server::v1::ServerReflection>
+{
     let ours = FileDescriptorSet::decode(v1::FILE_DESCRIPTOR_SET)
         .expect("the compiler of this build made the descriptors");
     let health = FileDescriptorSet::decode(tonic_health::pb::FILE_DESCRIPTOR_SET)
@@ -167,17 +169,32 @@ fn is_administration(file: &FileDescriptorProto) -> bool {
     file.service.iter().any(|service| service.name() == "Administration")
 }
 
-/// tonic's own fallback would answer every unknown path with 200.
+/// tonic's own fallback would answer every unknown path with 200, and it would take any bytes for a message, whatever
+/// they are said to be: gRPC asks for 415 (PROTOCOL-HTTP2, Requests, Content-Type).
 fn router(routes: tonic::service::Routes) -> axum::Router {
-    routes.into_axum_router().fallback(|request: axum::extract::Request| async move {
-        use axum::response::IntoResponse;
-        let content_type = request.headers().get(http::header::CONTENT_TYPE);
-        if content_type.is_some_and(|value| value.as_bytes().starts_with(b"application/grpc")) {
+    let only_grpc = axum::middleware::from_fn(|request: axum::extract::Request, next: Next| async move {
+        if is_grpc(&request) {
+            next.run(request).await
+        } else {
+            no_grpc(http::StatusCode::UNSUPPORTED_MEDIA_TYPE)
+        }
+    });
+    routes.into_axum_router().route_layer(only_grpc).fallback(|request: axum::extract::Request| async move {
+        if is_grpc(&request) {
             status::unknown_method(request.uri().path()).into_http::<axum::body::Body>().into_response()
         } else {
-            (http::StatusCode::NOT_FOUND, "this port speaks gRPC; see proto/countersign/v1\n").into_response()
+            no_grpc(http::StatusCode::NOT_FOUND)
         }
     })
+}
+
+fn is_grpc(request: &axum::extract::Request) -> bool {
+    let content_type = request.headers().get(http::header::CONTENT_TYPE);
+    content_type.is_some_and(|value| value.as_bytes().starts_with(b"application/grpc"))
+}
+
+fn no_grpc(status: http::StatusCode) -> axum::response::Response {
+    (status, "this port speaks gRPC; see proto/countersign/v1\n").into_response()
 }
 
 /// Whose approval or enrolment it is, and nobody else's: what a caller may see.

@@ -198,7 +198,7 @@ async fn a_log_without_its_store_reads_from_the_journal() {
     let log = open(folder.path()).unwrap();
     fill(&log, 300).await;
     log.sources().store.set(None);
-    log.sources().recent.set_store_down();
+    log.sources().recent.set_stored(None);
     check(&log, 300).await;
     fill(&log, 600).await;
     check(&log, 600).await;
