@@ -91,7 +91,7 @@ async fn a_forged_answer_is_refused_and_ends_nothing_es256() -> Result<()> {
 }
 
 async fn forged(scene: Scene) -> Result<()> {
-    let Scene { world, alice, bob, issued, challenge } = &scene;
+    let Scene { alice, bob, issued, challenge, .. } = &scene;
     let stranger = Key::generate(Algorithm::Es256);
     let honest = || scene.honest();
     let other = issued.number.other();
@@ -151,7 +151,6 @@ async fn forged(scene: Scene) -> Result<()> {
         seen.insert(said.message().to_owned());
     }
     assert_eq!(seen.len(), 1, "nobody is told what was wrong: {seen:?}");
-    let _ = world;
     scene.is_unharmed().await
 }
 

@@ -160,7 +160,7 @@ fn a_typo_in_the_configuration_is_named_with_key_and_line() -> Result<()> {
     }
     let senseless = [("lifetime_s", "14", "must be 15 to 300"), ("digits", "1", "must be 2 to 6")];
     for (key, value, says) in senseless {
-        let text = set(good.clone(), &[(key, value)]);
+        let text = set(&good, &[(key, value)]);
         let line = line_of(&text, key);
         broker.edit_configuration(|_| text)?;
         let (status, _, said) = broker.command(&["config", "check"])?;

@@ -13,7 +13,7 @@ use countersign_tests::{
 };
 use device_sim::{
     login::{Opened, Outcome, SignIn, Standing, Step},
-    phone::{AnswerBuilder, Decision, Phone, Profile, PushKind},
+    phone::{AnswerBuilder, Challenge, Decision, Phone, Profile, PushKind},
     push_services::Service,
 };
 use futures::future::{join_all, try_join_all};
@@ -197,7 +197,7 @@ async fn a_newer_request_of_the_same_session_takes_the_place_of_the_older_and_an
     assert_eq!(superseded.kind(), OutcomeKind::Superseded);
     fits(&superseded, &sign_in, &alice.phone);
     let waiting = alice.phone.list_waiting(&world.transport, world.now()).await?.challenges;
-    let waiting: Vec<_> = waiting.iter().map(|challenge| challenge.approval_id()).collect();
+    let waiting: Vec<_> = waiting.iter().map(Challenge::approval_id).collect();
     let expected = [&elsewhere, &of_neighbour, &second].map(|issued| issued.approval_id.as_str());
     assert_eq!(waiting, expected, "oldest first");
     let numbers = [&first_issued, &elsewhere, &of_neighbour, &second].map(|issued| issued.number.expose());

@@ -129,8 +129,11 @@ async fn waits(world: &World, issued: &Issued) -> Result<()> {
 
 /// A new account with one phone, which lists its trial instead of waiting for the push.
 async fn enrol(world: &World, broker: &Arc<Broker>, account: &str, pair: usize) -> Result<Phone> {
-    let (service, algorithm) =
-        if pair % 2 == 0 { (Service::Fcm, Algorithm::Ed25519) } else { (Service::Apns, Algorithm::Es256) };
+    let (service, algorithm) = if pair.is_multiple_of(2) {
+        (Service::Fcm, Algorithm::Ed25519)
+    } else {
+        (Service::Apns, Algorithm::Es256)
+    };
     let target = world.push.new_target(service, None)?.to_string();
     let target = match service {
         Service::Fcm => PushTarget::Fcm(target),

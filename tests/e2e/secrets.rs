@@ -5,6 +5,7 @@ use std::fs;
 use countersign_envelope::Algorithm;
 use countersign_proto::v1::OutcomeKind;
 use countersign_tests::{Result, world::received};
+use data_encoding::{BASE64URL_NOPAD, HEXLOWER};
 use device_sim::{
     login::{ApiKey, LoginServer},
     phone::{AnswerBuilder, Decision, Invitation, PushTarget, answer::with_bad_signature},
@@ -51,7 +52,7 @@ async fn the_brokers_own_words_hold_no_secret_however_much_it_is_asked_to_say() 
                 let lines = text.lines().filter(|line| line.len() >= 20 && !line.starts_with("---"));
                 lines.for_each(|line| secrets.add("a key of the broker", line));
             }
-            Err(_) => secrets.add("a key of the broker", hex(&bytes)),
+            Err(_) => secrets.add("a key of the broker", HEXLOWER.encode(&bytes)),
         }
     }
     // A JWT's header and an access token, with what stands before either.
@@ -90,8 +91,8 @@ async fn the_brokers_own_words_hold_no_secret_however_much_it_is_asked_to_say() 
             break push;
         }
     };
-    secrets.add("a token of an acknowledgement", base64url(&push.token));
-    secrets.add("a token of an acknowledgement", hex(&push.token));
+    secrets.add("a token of an acknowledgement", BASE64URL_NOPAD.encode(&push.token));
+    secrets.add("a token of an acknowledgement", HEXLOWER.encode(&push.token));
     android.phone.acknowledge_opened(&world.transport, &push).await?;
     let challenge = challenge_of(&world, &android.phone, &issued.approval_id).await?;
     let yes = Decision::Approve { number: issued.number.expose() };
@@ -135,7 +136,7 @@ async fn the_brokers_own_words_hold_no_secret_however_much_it_is_asked_to_say() 
     assert!(world.broker.said().contains(&issued.approval_id), "what happens is told by the approval's id");
 
     // The same as JSON, from another start on.
-    world.broker.edit_configuration(|text| set(text, &[("format", "\"json\"")]))?;
+    world.broker.edit_configuration(|text| set(&text, &[("format", "\"json\"")]))?;
     world.broker.kill()?;
     let lines = world.broker.said().lines().count();
     started(&mut world).await?;
@@ -153,21 +154,4 @@ async fn the_brokers_own_words_hold_no_secret_however_much_it_is_asked_to_say() 
         secrets.are_not_in(&told.join("\n"));
     }
     Ok(())
-}
-
-fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
-}
-
-/// RFC 4648 section 5, without padding: as pushes hold it.
-fn base64url(bytes: &[u8]) -> String {
-    const ALPHABET: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_";
-    let mut text = String::new();
-    for chunk in bytes.chunks(3) {
-        let bits =
-            chunk.iter().fold(0u32, |bits, byte| bits << 8 | u32::from(*byte)) << (8 * (3 - chunk.len()));
-        let digits = (0..=chunk.len()).map(|at| ALPHABET[(bits >> (18 - 6 * at) & 63) as usize]);
-        text.extend(digits.map(char::from));
-    }
-    text
 }

@@ -356,7 +356,11 @@ class WithPhone:
         phone = self.enrolled()
         phone.replace_push_target(self.target())
         phone.replace_push_target(self.target(), counter=17)
-        for old in 17, 2, 0:
+        # The same change again: its reply may have been lost on the way.
+        phone.replace_push_target(self.target(), counter=17)
+        with self.refused("COUNTER_NOT_RISING", "FAILED_PRECONDITION"):
+            phone.replace_push_target(fcm("another"), counter=17)
+        for old in 16, 2, 0:
             with self.refused("COUNTER_NOT_RISING", "FAILED_PRECONDITION"):
                 phone.replace_push_target(self.target(), counter=old)
         with self.assertRaises(CallRefused) as bad:

@@ -72,10 +72,12 @@ impl Keeper {
 
     /// The entries of a group from memory, each behind its length; none if they are not there any more.
     fn group_at_hand(&self, group: Position) -> Option<Vec<u8>> {
-        let entries = self.sources.recent.range(group, GROUP_ENTRIES as usize);
+        let entries = self.sources.recent.range(group, GROUP_ENTRIES);
         let mut body = Vec::new();
-        entries.iter().for_each(|entry| encode(entry, &mut body));
-        (entries.len() as u64 == GROUP_ENTRIES).then_some(body)
+        for entry in &entries {
+            encode(entry, &mut body);
+        }
+        (entries.len() == GROUP_ENTRIES).then_some(body)
     }
 
     /// Puts a group into the store.
@@ -94,15 +96,16 @@ impl Keeper {
         while records.read().map_err(|error| error.to_string())?.is_some() {
             for (position, entry) in records.entries() {
                 put_behind_length(&mut body, entry);
-                if position == group_last(group) {
-                    self.put(group, &body)?;
-                    group = position.next();
-                    body.clear();
+                if position < group_last(group) {
+                    continue;
                 }
-            }
-            let recent = &self.sources.recent;
-            if body.is_empty() && (recent.get(group).is_some() || recent.wait_for_stop(Duration::ZERO)) {
-                break;
+                self.put(group, &body)?;
+                group = position.next();
+                body.clear();
+                let recent = &self.sources.recent;
+                if recent.get(group).is_some() || recent.wait_for_stop(Duration::ZERO) {
+                    return Ok(());
+                }
             }
         }
         Ok(())
@@ -133,31 +136,6 @@ impl Keeper {
         }
         self.save_heads();
         self.sources.store.set(None);
-    }
-
-    /// Puts a group into the store; all of it is durable.
-    fn put(&mut self, group: Position) -> Result<(), String> {
-        let store = self.sources.store.get().ok_or("there is no store")?;
-        let body = self.group_body(group).map_err(|error| error.to_string())?;
-        store.put_group(group, &body).map_err(|error| error.to_string())?;
-        self.set_stored(Some(group_last(group)));
-        Ok(())
-    }
-
-    fn set_stored(&mut self, stored: Option<Position>) {
-        self.stored = stored;
-        self.sources.recent.set_stored(stored);
-    }
-
-    fn group_body(&self, group: Position) -> Result<Vec<u8>, ReadError> {
-        let (mut body, mut next, last) = (Vec::new(), group, group_last(group));
-        while next <= last {
-            for entry in self.sources.load_new(next, last)? {
-                encode(&entry, &mut body);
-                next = entry.position.next();
-            }
-        }
-        Ok(body)
     }
 
     /// Opens the store again after it has failed at the group `failed`; tries until it is back. False if the

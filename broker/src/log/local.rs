@@ -25,7 +25,7 @@ use super::reading::{Sources, StoreSlot, blocking};
 use super::recent::Recent;
 use super::snapshots::{MODEL_PREFIX, Snapshots};
 use super::start::{Started, start};
-use super::store::panic_message;
+use super::store::{panic_message, yield_to_others};
 use super::{EntryStream, EventLog, SNAPSHOT_BYTES_MAX};
 
 /// The folder of the journal's segments in the log's folder.
@@ -237,6 +237,7 @@ fn write(mut committer: Committer, fault: &watch::Sender<Option<Fault>>, at_work
 
 /// The store's thread. If it panics, reads go to the journal.
 fn keep(mut keeper: Keeper, at_work: AtWork) {
+    yield_to_others();
     if let Err(panic) = catch_unwind(AssertUnwindSafe(|| keeper.run())) {
         tracing::error!(
             message = panic_message(&*panic),

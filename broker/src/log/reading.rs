@@ -271,4 +271,4 @@ impl Follower {
     }
 }
 
-const _: () = assert!(CHUNK_ENTRIES as u64 >= GROUP_ENTRIES, "a group is mended in one piece");
+const _: () = assert!(CHUNK_ENTRIES >= GROUP_ENTRIES, "a group is mended in one piece");

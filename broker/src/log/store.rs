@@ -31,7 +31,7 @@ use super::entry::Position;
 use super::journal::format::JournalId;
 
 /// How many entries are kept in one value.
-pub(crate) const GROUP_ENTRIES: u64 = 64;
+pub(crate) const GROUP_ENTRIES: usize = 64;
 
 const CRC_BYTES: usize = 4;
 const FLUSH_EVERY_MS: u64 = 1_000;
@@ -45,13 +45,14 @@ const OPEN_MAX: Duration = Duration::from_secs(20);
 
 /// The group that an entry is kept in: the position of the first entry in it.
 pub(crate) fn group_of(position: Position) -> Position {
-    let before = (position.number() - 1) / GROUP_ENTRIES * GROUP_ENTRIES;
+    let before = (position.number() - 1) / GROUP_ENTRIES as u64 * GROUP_ENTRIES as u64;
     Position::new(before + 1).expect("a number and one is not zero")
 }
 
 /// The last position of a group.
 pub(crate) fn group_last(group: Position) -> Position {
-    Position::new(group.number().saturating_add(GROUP_ENTRIES - 1)).expect("a larger number is not zero")
+    Position::new(group.number().saturating_add(GROUP_ENTRIES as u64 - 1))
+        .expect("a larger number is not zero")
 }
 
 /// What sled said, or how it panicked.
@@ -96,6 +97,8 @@ impl Store {
         let (opened, waiting) = mpsc::channel();
         let folder = folder.to_owned();
         thread::Builder::new().name("log-store-open".to_owned()).spawn(move || {
+            // sled's threads inherit it.
+            yield_to_others();
             let store = Self::open_at_leisure(&folder, cache_bytes, journal);
             // Who has stopped waiting has set the folder aside.
             let _ = opened.send(store.and_then(|store| store.last().map(|_| store)));
@@ -191,6 +194,15 @@ impl Drop for Store {
         } else if let Err(error) = thread::Builder::new().name("log-store-end".to_owned()).spawn(dropping) {
             tracing::error!(%error, "no thread to drop the store that has failed");
         }
+    }
+}
+
+/// From now on this thread, and those that it starts, leave the processor to others first: nobody waits for the
+/// store, and somebody does for everything else. It is a wish: without it all works, if slower under load.
+pub(crate) fn yield_to_others() {
+    const NICE: i32 = 10;
+    if let Err(error) = rustix::process::setpriority_process(None, NICE) {
+        tracing::debug!(%error, "the store's thread keeps its priority");
     }
 }
 

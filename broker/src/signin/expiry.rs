@@ -6,6 +6,7 @@ use countersign_domain::{ApprovalId, Command, EnrolmentId, Timestamp, command::R
 use tokio::sync::{Semaphore, mpsc};
 
 use super::{Error, SignIn};
+use crate::decider;
 
 /// The clock may be set while we sleep: we look at it this often at least.
 const NAP_MAX: Duration = Duration::from_secs(1);
@@ -44,9 +45,15 @@ pub async fn run(
             let Ok(place) = Arc::clone(&places).acquire_owned().await else { return };
             let (sign_in, again) = (sign_in.clone(), again.clone());
             tokio::spawn(async move {
-                if let Err(error) = sign_in.end_overdue(due).await {
-                    tracing::warn!(?due, %error, "could not record an expiry; it will be tried again");
-                    let _ = again.send((sign_in.clock.now().plus(RETRY_AFTER), due)).await;
+                match sign_in.end_overdue(due).await {
+                    Ok(()) => {}
+                    Err(error @ Error::Log(decider::Error::Undecidable { .. })) => {
+                        tracing::error!(?due, %error, "an expiry is left to a newer release");
+                    }
+                    Err(error) => {
+                        tracing::warn!(?due, %error, "could not record an expiry; it will be tried again");
+                        let _ = again.send((sign_in.clock.now().plus(RETRY_AFTER), due)).await;
+                    }
                 }
                 drop(place);
             });

@@ -38,11 +38,11 @@ pub(crate) async fn party(world: &World, name: &str, realm: &str) -> Result<Part
 
 /// A world whose broker has these settings instead of those that `init` writes.
 pub(crate) async fn world_with(settings: &[(&str, &str)]) -> Result<World> {
-    World::with_edited("", |text| set(text, settings)).await
+    World::with_edited("", |text| set(&text, settings)).await
 }
 
 /// The configuration with these settings instead of those in it.
-pub(crate) fn set(text: String, settings: &[(&str, &str)]) -> String {
+pub(crate) fn set(text: &str, settings: &[(&str, &str)]) -> String {
     let mut found = vec![0; settings.len()];
     let lines = text.lines().map(|line| {
         let key = line.split('=').next().unwrap_or_default().trim();

@@ -68,7 +68,8 @@ fn a_number_rests_although_its_approval_is_forgotten() {
     let mut history = waiting(&[&phone], &[&it]);
     history.push((at(101), it.cancelled()));
     for n in 1..=600 {
-        history.push((at(102), SignIn::new(n, "17", at(102)).refused(RefusedBecause::TooManyRequests)));
+        let another = SignIn::new(n, "17", at(102));
+        history.extend([(at(102), another.requested()), (at(102), another.cancelled())]);
     }
     let story = given(history);
     assert!(story.account().approval(it.id()).is_none());
@@ -322,13 +323,29 @@ fn only_so_many_ended_approvals_are_remembered_and_those_that_wait_all_are() {
     let waits = SignIn::new(9_999, "42", at(100));
     let mut history = waiting(&[&phone], &[&waits]);
     for n in 0..1_000 {
-        history.push((at(101), SignIn::new(n, "17", at(101)).refused(RefusedBecause::TooManyRequests)));
+        let another = SignIn::new(n, "17", at(101));
+        history.extend([(at(101), another.requested()), (at(101), another.cancelled())]);
     }
     let story = given(history);
     assert!(story.is_live(&waits));
     let known = |n| story.account().approval(SignIn::new(n, "17", at(101)).id()).is_some();
     assert_eq!((0..1_000).filter(|n| known(*n)).count(), limits::APPROVALS_ENDED_KEPT_MAX + 1);
     assert!(known(999) && !known(0), "the oldest go first");
+}
+
+#[test]
+fn whoever_is_refused_again_and_again_makes_the_account_forget_nothing_else() {
+    let phone = Phone::ed25519(1);
+    let it = SignIn::new(9_999, "42", at(100));
+    let mut history = waiting(&[&phone], &[&it]);
+    history.push((at(101), it.cancelled()));
+    for n in 0..1_000 {
+        history.push((at(101), SignIn::new(n, "17", at(101)).refused(RefusedBecause::TooManyRequests)));
+    }
+    let story = given(history);
+    assert!(story.account().approval(it.id()).is_some());
+    let known = |n| story.account().approval(SignIn::new(n, "17", at(101)).id()).is_some();
+    assert_eq!((0..1_000).filter(|n| known(*n)).count(), limits::APPROVALS_REFUSED_KEPT_MAX + 1);
 }
 
 #[test]

@@ -5,9 +5,10 @@ use std::fs;
 use super::super::heads::Heads;
 use super::super::journal::disk::OsDisk;
 use super::super::snapshots::{HEADS, Snapshots};
-use super::super::store::{GROUP_ENTRIES, Store};
+use super::super::store::{self, Store};
 use super::*;
 
+const GROUP_ENTRIES: u64 = store::GROUP_ENTRIES as u64;
 const ENTRIES: u64 = 6 * GROUP_ENTRIES + 7;
 
 /// The groups that the store in this folder has.
