@@ -108,7 +108,7 @@ async fn whoever_holds_on_to_a_stopping_broker_keeps_nobody_else_waiting() -> Re
     let newcomer = Transport::to(world.broker.address()).open()?;
     let login = LoginServer::new(&newcomer, Some(ApiKey::new(&world.sign_in_key)));
     let sign_in = world.sign_in("alice");
-    let asked = tokio::time::timeout(Duration::from_secs(2), login.open(&sign_in)).await;
+    let asked = tokio::time::timeout(Duration::from_secs(20), login.open(&sign_in)).await;
     let turned_away = refusal(asked.expect("it is told at once"));
     assert_eq!(turned_away.code(), Code::Unavailable, "{turned_away:?}");
     assert!(turned_away.retry_helps());
