@@ -10,6 +10,7 @@ mod enrolment;
 mod first_sign_in;
 mod following;
 mod outcomes;
+mod push_faults;
 mod race;
 mod secrets;
 mod stopping;

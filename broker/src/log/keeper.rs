@@ -29,6 +29,10 @@ const LOCKED_MAX: u32 = 3;
 /// its memory and its threads.
 const FAILURES_MAX: u32 = 8;
 
+/// How many groups the store is still given from the journal while the log closes: as many as take no time that
+/// somebody would notice.
+const GROUPS_AT_CLOSE_MAX: u64 = 2_000;
+
 /// What the store's thread works on.
 #[derive(Debug)]
 pub(crate) struct Keeper {
@@ -42,6 +46,8 @@ pub(crate) struct Keeper {
     pub(crate) heads_at: Option<Position>,
     /// How often the store has failed.
     pub(crate) failures: u32,
+    /// How many groups it was given from the journal since the log closes.
+    pub(crate) groups_at_close: u64,
 }
 
 impl Keeper {
@@ -55,8 +61,7 @@ impl Keeper {
             }
             let put = match self.group_at_hand(group) {
                 Some(body) => self.put(group, &body),
-                // What it lacks, the next start brings it.
-                None if self.sources.recent.wait_for_stop(Duration::ZERO) => break,
+                None if self.must_stop() => break,
                 None => self.catch_up(group),
             };
             match put {
@@ -102,13 +107,19 @@ impl Keeper {
                 self.put(group, &body)?;
                 group = position.next();
                 body.clear();
-                let recent = &self.sources.recent;
-                if recent.get(group).is_some() || recent.wait_for_stop(Duration::ZERO) {
+                if self.sources.recent.get(group).is_some() || self.must_stop() {
                     return Ok(());
                 }
             }
         }
         Ok(())
+    }
+
+    /// Whether the log closes and the store has been given enough since. What it lacks, the next start brings.
+    fn must_stop(&mut self) -> bool {
+        let closing = self.sources.recent.wait_for_stop(Duration::ZERO);
+        self.groups_at_close += u64::from(closing);
+        self.groups_at_close > GROUPS_AT_CLOSE_MAX
     }
 
     /// The entries of a group, wherever they are, each behind its length.

@@ -158,6 +158,7 @@ impl LocalLog {
             stored,
             heads_at,
             failures: 0,
+            groups_at_close: 0,
         };
         spawn("log-store", config, {
             let at_work = AtWork { lock: Some(Arc::clone(&lock)), working: Arc::clone(&working) };

@@ -30,7 +30,7 @@ use super::local::LogConfig;
 use super::lock::Lock;
 use super::progress::Progress;
 use super::snapshots::{HEADS, Snapshots};
-use super::store::{Cause, Store, group_last, group_of, set_aside};
+use super::store::{Cause, Store, group_last, group_of, remove_aside, set_aside};
 
 /// A log that is ready to work.
 #[derive(Debug)]
@@ -63,7 +63,14 @@ pub(crate) fn start(
         segment_bytes: config.segment_bytes,
         record_bytes_max: u32::try_from(config.batch_bytes_max).unwrap_or(u32::MAX),
     };
-    let journal = open_journal(disk, &config.journal_folder(), limits, new_id)?;
+    let open = || open_journal(Arc::clone(&disk), &config.journal_folder(), limits, new_id);
+    let journal = match open() {
+        // A store that was set aside is only there to be looked at, and may be what takes the room.
+        Err(StartError::Disk(error)) if error.no_room() && remove_aside(&config.store_folder()).is_ok() => {
+            open()?
+        }
+        opened => opened?,
+    };
     let snapshots = Snapshots::new(OsDisk, config.snapshot_folder(), journal.reader.id());
     let (heads, heads_at) = load_heads(&snapshots, journal.head)?;
     let (store, stored) = (None, None);

@@ -38,7 +38,11 @@ const FLUSH_EVERY_MS: u64 = 1_000;
 /// sled keeps a page that is longer than a quarter of its segment in a file of its own, whose bytes its cache does
 /// not count: with its usual segments, reading ten million entries brought 3 GB into memory, and writing them took
 /// more than twice as long. A page has up to 17 groups.
-const SLED_SEGMENT_BYTES: usize = 4 * 1024 * 1024;
+pub(crate) const SLED_SEGMENT_BYTES: usize = 4 * 1024 * 1024;
+
+/// How often, and after what pause, a store is tried to be opened that is locked.
+const LOCK_TRIES: u32 = 40;
+const LOCK_PAUSE: Duration = Duration::from_millis(25);
 
 /// sled opens three million entries in under a second; a store that takes this long is made anew sooner.
 const OPEN_MAX: Duration = Duration::from_secs(20);
@@ -112,24 +116,33 @@ impl Store {
     fn open_at_leisure(folder: &Path, cache_bytes: u64, journal: JournalId) -> Result<Self, StoreError> {
         // A snapshot of sled's own page table that a crash has interrupted would be taken for its newest one.
         remove_unfinished(folder).map_err(StoreError::from)?;
-        guarded(|| {
-            let config = sled::Config::new().path(folder).cache_capacity(cache_bytes);
-            let config = config.segment_size(SLED_SEGMENT_BYTES).flush_every_ms(Some(FLUSH_EVERY_MS));
-            let db = config.open()?;
-            let about = db.open_tree("about")?;
-            match about.get("journal")? {
-                Some(id) if id != journal => {
-                    return Err(sled::Error::Unsupported("it was made from another journal".to_owned()));
-                }
-                Some(_) => {}
-                None if db.was_recovered() && !db.open_tree("entries")?.is_empty() => {
-                    return Err(sled::Error::Unsupported("it does not say from which journal".to_owned()));
-                }
-                None => drop(about.insert("journal", &journal[..])?),
+        // sled's threads let go of its lock some time after the store that they worked for was dropped.
+        for _ in 0..LOCK_TRIES {
+            match guarded(|| Self::open_now(folder, cache_bytes, journal)) {
+                Err(error) if error.cause == Cause::Locked => thread::sleep(LOCK_PAUSE),
+                opened => return opened,
             }
-            let (entries, cursors) = (db.open_tree("entries")?, db.open_tree("cursors")?);
-            Ok(Self { sled: Some(Sled { entries, cursors, _db: db }), failed: AtomicBool::new(false) })
-        })
+        }
+        guarded(|| Self::open_now(folder, cache_bytes, journal))
+    }
+
+    fn open_now(folder: &Path, cache_bytes: u64, journal: JournalId) -> sled::Result<Self> {
+        let config = sled::Config::new().path(folder).cache_capacity(cache_bytes);
+        let config = config.segment_size(SLED_SEGMENT_BYTES).flush_every_ms(Some(FLUSH_EVERY_MS));
+        let db = config.open()?;
+        let about = db.open_tree("about")?;
+        match about.get("journal")? {
+            Some(id) if id != journal => {
+                return Err(sled::Error::Unsupported("it was made from another journal".to_owned()));
+            }
+            Some(_) => {}
+            None if db.was_recovered() && !db.open_tree("entries")?.is_empty() => {
+                return Err(sled::Error::Unsupported("it does not say from which journal".to_owned()));
+            }
+            None => drop(about.insert("journal", &journal[..])?),
+        }
+        let (entries, cursors) = (db.open_tree("entries")?, db.open_tree("cursors")?);
+        Ok(Self { sled: Some(Sled { entries, cursors, _db: db }), failed: AtomicBool::new(false) })
     }
 
     /// The last position that it has.

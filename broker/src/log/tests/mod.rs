@@ -11,6 +11,7 @@ use bytes::Bytes;
 use futures::StreamExt;
 
 use super::local::JOURNAL_FOLDER;
+use super::store::SLED_SEGMENT_BYTES;
 use super::*;
 
 const ID: [u8; 16] = *b"the journal's id";
@@ -69,6 +70,12 @@ async fn closed_log(up_to: u64) -> tempfile::TempDir {
     fill(&log, up_to).await;
     log.close().await;
     folder
+}
+
+/// The store's tree of entries, to do it harm.
+fn entries_in_sled(folder: &Path) -> sled::Tree {
+    let config = sled::Config::new().path(folder.join("store")).segment_size(SLED_SEGMENT_BYTES);
+    config.open().unwrap().open_tree("entries").unwrap()
 }
 
 /// The journal's files, oldest first.

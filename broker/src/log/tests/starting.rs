@@ -89,10 +89,7 @@ async fn a_half_made_snapshot_of_sleds_own_is_removed_before_sled_sees_it() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_store_with_a_gap_is_made_anew() {
     let folder = closed_log(ENTRIES).await;
-    {
-        let db = sled::open(folder.path().join("store")).unwrap();
-        db.open_tree("entries").unwrap().remove(65_u64.to_be_bytes()).unwrap().unwrap();
-    }
+    entries_in_sled(folder.path()).remove(65_u64.to_be_bytes()).unwrap().unwrap();
     opens_whole(folder.path()).await;
     assert!(is_set_aside(folder.path()));
 }
