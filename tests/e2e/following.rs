@@ -176,11 +176,11 @@ async fn a_challenge_that_no_phone_was_sent_before_a_crash_is_sent_after_it() ->
 }
 
 #[tokio::test]
-async fn an_approval_that_was_live_when_the_broker_was_killed_expires_while_it_is_away() -> Result<()> {
+async fn an_approval_that_waits_when_the_broker_ends_expires_while_it_is_away() -> Result<()> {
     let mut world = World::new().await?;
     world.enrol("alice", Service::Fcm, Algorithm::Ed25519).await?;
     world.broker.stopped().await?;
-    // It began a minute ago, and the broker ended before it did.
+    // It began a minute ago, and the broker ended before it did; the next one starts when its time is over.
     let past = Past::start(&world.broker, Duration::from_secs(60)).await?;
     let sign_in = world.sign_in("alice").lasting(Duration::from_secs(15));
     let Some(Opened::Issued(issued)) = world.login.open(&sign_in).await? else { panic!("it waits") };

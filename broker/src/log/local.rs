@@ -120,14 +120,15 @@ impl LocalLog {
     /// Opens the log, or makes one if there is none, with the id `new_id`: 16 random bytes. Blocks: for seconds
     /// if the log is large, for minutes if the store has to be made anew.
     pub fn open(config: &LogConfig, new_id: [u8; 16]) -> Result<Self, StartError> {
-        Self::open_on(config, new_id, Arc::new(OsDisk))
+        let disk: Arc<dyn Disk> = Arc::new(OsDisk);
+        Self::open_on(config, new_id, &disk)
     }
 
     /// The same, with the journal on a disk of its own.
     pub(crate) fn open_on(
         config: &LogConfig,
         new_id: [u8; 16],
-        disk: Arc<dyn Disk>,
+        disk: &Arc<dyn Disk>,
     ) -> Result<Self, StartError> {
         config.check()?;
         let Started { lock, journal, snapshots, heads, heads_at, store, stored, newest } =

@@ -52,7 +52,7 @@ pub(crate) struct Started {
 pub(crate) fn start(
     config: &LogConfig,
     new_id: JournalId,
-    disk: Arc<dyn Disk>,
+    disk: &Arc<dyn Disk>,
 ) -> Result<Started, StartError> {
     let folders = [&config.folder, &config.journal_folder(), &config.snapshot_folder()];
     for folder in folders {
@@ -63,7 +63,7 @@ pub(crate) fn start(
         segment_bytes: config.segment_bytes,
         record_bytes_max: u32::try_from(config.batch_bytes_max).unwrap_or(u32::MAX),
     };
-    let open = || open_journal(Arc::clone(&disk), &config.journal_folder(), limits, new_id);
+    let open = || open_journal(Arc::clone(disk), &config.journal_folder(), limits, new_id);
     let journal = match open() {
         // A store that was set aside is only there to be looked at, and may be what takes the room.
         Err(StartError::Disk(error)) if error.no_room() && remove_aside(&config.store_folder()).is_ok() => {

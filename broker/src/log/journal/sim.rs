@@ -205,6 +205,14 @@ impl Inode {
         }
     }
 
+    /// The kernel writes some of it back before anybody asks.
+    fn write_back_some(&mut self, dice: &mut Dice) {
+        self.durable.resize(self.durable.len().max(self.written.len()), 0);
+        for sector in self.dirty.iter().filter(|_| dice.roll(2) == 0) {
+            copy_sector(&mut self.durable, &self.written, *sector);
+        }
+    }
+
     fn power_cut(&mut self, cut: PowerCut, dice: &mut Dice) {
         let length = match cut {
             PowerCut::Forgets => self.durable.len(),
@@ -350,7 +358,9 @@ impl DiskFile for SimFile {
     fn set_length(&self, length: u64) -> io::Result<()> {
         let mut state = self.disk.lock();
         state.operate()?;
-        let inode = &mut state.inodes[self.inode];
+        let State { inodes, dice, .. } = &mut *state;
+        let inode = &mut inodes[self.inode];
+        inode.write_back_some(dice);
         inode.written.resize(length as usize, 0);
         inode.dirty.retain(|sector| (sector * SECTOR_BYTES) < length as usize);
         Ok(())

@@ -184,6 +184,9 @@ fn a_full_disk_refuses_and_goes_on_when_there_is_room() {
             let batches = dice.roll(4);
             assert_eq!(client.work(&mut opened, &mut dice, batches), None, "seed {seed}");
         }
+        if dice.roll(2) == 0 {
+            opened.journal.close().unwrap();
+        }
         // A refusal has left nothing behind, whatever the power does.
         client.in_flight.clear();
         disk.power_cut(CUTS[dice.roll(3) as usize]);
@@ -296,6 +299,36 @@ fn a_journal_cut_short_anywhere_opens_with_whole_records_or_says_what_is_missing
             }
         }
     }
+}
+
+#[test]
+fn what_no_interrupted_write_can_leave_is_refused() {
+    let (contents, written) = sample(false);
+    let (path, starts, end) = last_segment(&contents);
+    let with = |change: &dyn Fn(&mut Vec<u8>)| {
+        let mut damaged = contents.clone();
+        let segment = damaged.get_mut(&path).unwrap();
+        segment.truncate(end as usize);
+        change(segment);
+        read_damaged(&damaged, &written)
+    };
+    let longest = LIMITS.record_bytes_max as usize;
+    // As much as one record can be may be torn, and zeros may be behind it; more may not.
+    assert_eq!(with(&|segment| segment.extend(vec![7; longest])), Ok(written.len()));
+    assert_eq!(
+        with(&|segment| segment.extend([vec![7; longest], vec![0; 9000]].concat())),
+        Ok(written.len())
+    );
+    let refused = with(&|segment| segment.extend(vec![7; longest + 1]));
+    assert_eq!(refused.unwrap_err().1, end);
+    // A record whose header tells its length may be torn up to that, and not beyond.
+    let last = *starts.last().unwrap() as usize;
+    assert!(with(&|segment| segment[last + 40] ^= 1).unwrap() < written.len());
+    let refused = with(&|segment| {
+        segment[last + 40] ^= 1;
+        segment.push(7);
+    });
+    assert_eq!(refused.unwrap_err().1, last as u64);
 }
 
 #[test]

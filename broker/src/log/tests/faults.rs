@@ -6,12 +6,13 @@ use std::time::Duration;
 use futures::future::join_all;
 use tokio::sync::Mutex;
 
+use super::super::journal::disk::Disk;
 use super::super::journal::sim::{Dice, PowerCut, SimDisk, Trouble};
 use super::super::store::Store;
 use super::*;
 
 fn open_on(folder: &Path, disk: &SimDisk) -> Result<LocalLog, StartError> {
-    LocalLog::open_on(&config(folder), ID, Arc::new(disk.clone()))
+    LocalLog::open_on(&config(folder), ID, &(Arc::new(disk.clone()) as Arc<dyn Disk>))
 }
 
 async fn within_a_while<T>(future: impl Future<Output = T>) -> T {
