@@ -1,6 +1,6 @@
 //! TLS: who proves what to whom.
 
-use std::{fs, net::TcpListener, path::Path};
+use std::{fs, path::Path};
 
 use bytes::Bytes;
 use countersign_envelope::Algorithm;
@@ -9,6 +9,7 @@ use countersign_proto::v1::{
 };
 use countersign_tests::{
     Broker, Result,
+    process::free_port,
     world::{APPLICATION, PATIENCE, REALM, register},
 };
 use device_sim::{
@@ -221,7 +222,7 @@ async fn whoever_speaks_plain_text_to_the_tls_port_is_let_go_and_nobody_else_suf
 async fn administration_over_tcp_lets_in_operators_with_a_certificate_and_nobody_else() -> Result<()> {
     let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
     let (authority, operators) = (Authority::new()?, Authority::new()?);
-    let port = TcpListener::bind("127.0.0.1:0")?.local_addr()?.port();
+    let port = free_port()?;
     let mut broker = Broker::make("")?;
     let section = tls_section("admin.tls", &broker.home(), &authority.server()?, &operators)?;
     broker.edit_configuration(|text| {
