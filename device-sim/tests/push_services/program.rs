@@ -35,6 +35,8 @@ struct Program {
 
 impl Program {
     async fn start(args: &[&str]) -> Self {
+        // The test itself speaks HTTP too, and no other test of its process may have installed one.
+        let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
         let mut child = command(&[args, &["--json"]].concat()).spawn().expect("it starts");
         let mut lines = BufReader::new(child.stdout.take().expect("piped")).lines();
         let line = soon(lines.next_line()).await.expect("readable").expect("a line");
