@@ -1,8 +1,8 @@
 //! What appending costs beyond what cannot be avoided: the same bytes through the log, and to a plain file.
 //!
 //! Two plain files are measured. In the one, a thread writes batches of as many records as there are waiting
-//! appends and flushes each: what the disk can do, handed over to nobody. In the other, as many tasks wait, each
-//! for its record, and a thread commits them in groups: the least that a log for many tasks can be.
+//! appends and flushes each: what the disk can do, handed over to nobody. In the other, as many tasks wait,
+//! each for its record, and a thread commits them in groups: the least that a log for many tasks can be.
 
 use std::fs::File;
 use std::io::{self, Write};
@@ -56,8 +56,8 @@ pub enum BenchError {
     Append(String),
 }
 
-/// Measures appends with so many waiting, in an empty folder, in rounds that take turns, for `round` each. `now`
-/// is a clock that only goes forward. Blocks, with threads of its own.
+/// Measures appends with so many waiting, in an empty folder, in rounds that take turns, for `round` each.
+/// `now` is a clock that only goes forward. Blocks, with threads of its own.
 pub fn appends(
     folder: &Path,
     waiting: usize,

@@ -35,8 +35,8 @@ struct Round {
 }
 
 impl Committer {
-    /// Commits batch after batch until the queue is stopped and empty, then closes the journal. An error is why
-    /// nothing can be acknowledged any more.
+    /// Commits batch after batch until the queue is stopped and empty, then closes the journal. An error is
+    /// why nothing can be acknowledged any more.
     pub(crate) fn run(&mut self) -> Result<(), Fault> {
         let (mut taken, mut round) = (Taken::new(), Round::default());
         while self.queue.take(&mut taken) {

@@ -71,8 +71,8 @@ pub(crate) fn put_behind_length(out: &mut Vec<u8>, entry: &[u8]) {
     out.extend_from_slice(entry);
 }
 
-/// Sets the `previous` of an entry that [`encode`] wrote at the start of `encoded`: who encoded it did not know it
-/// yet, since that is decided when the entry is given its position.
+/// Sets the `previous` of an entry that [`encode`] wrote at the start of `encoded`: who encoded it did not
+/// know it yet, since that is decided when the entry is given its position.
 pub(crate) fn set_previous(encoded: &mut [u8], previous: Option<Position>) {
     let number = number_or_zero(previous);
     let at = ENTRY_LENGTH_BYTES + PREVIOUS_AT;

@@ -1,5 +1,5 @@
-//! Where each stream stands: the position of its last durable entry. This is all that memory holds of a stream
-//! that nobody asks for, so it is packed: 25 bytes a stream, and what a hash table needs beside them.
+//! Where each stream stands: the position of its last durable entry. This is all that memory holds of a
+//! stream that nobody asks for, so it is packed: 25 bytes a stream, and what a hash table needs beside them.
 
 use std::collections::HashMap;
 use std::hash::{BuildHasher, BuildHasherDefault, Hasher};
@@ -89,8 +89,8 @@ impl Heads {
     }
 }
 
-/// Hashes streams, several times for every append: quicker than the standard library's, whose strength against
-/// chosen keys is not needed, since nobody outside chooses the id of a stream.
+/// Hashes streams, several times for every append: quicker than the standard library's, whose strength
+/// against chosen keys is not needed, since nobody outside chooses the id of a stream.
 #[derive(Debug, Default, Clone, Copy)]
 pub(crate) struct StreamHasher(u64);
 

@@ -1,6 +1,6 @@
 //! The second thread: it puts into sled what has become durable, group by group, and keeps a snapshot of the
-//! heads. Nobody waits for it. If it falls behind what memory holds, it goes on from the journal; if the store
-//! fails, it opens it again, or makes it anew from the journal, and reads go to the journal meanwhile.
+//! heads. Nobody waits for it. If it falls behind what memory holds, it goes on from the journal; if the
+//! store fails, it opens it again, or makes it anew from the journal, and reads go to the journal meanwhile.
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -25,12 +25,12 @@ const PAUSE_MAX: Duration = Duration::from_secs(60);
 
 /// How often the store may be locked by one that has failed and does not end, before it is set aside.
 const LOCKED_MAX: u32 = 3;
-/// How often the store may fail before it is left alone until the next start: what has failed may never give back
-/// its memory and its threads.
+/// How often the store may fail before it is left alone until the next start: what has failed may never give
+/// back its memory and its threads.
 const FAILURES_MAX: u32 = 8;
 
-/// How many groups the store is still given from the journal while the log closes: as many as take no time that
-/// somebody would notice.
+/// How many groups the store is still given from the journal while the log closes: as many as take no time
+/// that somebody would notice.
 const GROUPS_AT_CLOSE_MAX: u64 = 2_000;
 
 /// What the store's thread works on.
@@ -53,6 +53,8 @@ pub(crate) struct Keeper {
 impl Keeper {
     /// Works until the log closes, and leaves everything in order then.
     pub(crate) fn run(&mut self) {
+        // After a start that has read much, the next one need not.
+        self.save_heads_if_due();
         let mut up = self.sources.store.get().is_some() || self.bring_back(None);
         while up {
             let group = Position::after(self.stored);
@@ -115,7 +117,8 @@ impl Keeper {
         Ok(())
     }
 
-    /// Whether the log closes and the store has been given enough since. What it lacks, the next start brings.
+    /// Whether the log closes and the store has been given enough since. What it lacks, the next start
+    /// brings.
     fn must_stop(&mut self) -> bool {
         let closing = self.sources.recent.wait_for_stop(Duration::ZERO);
         self.groups_at_close += u64::from(closing);
@@ -170,7 +173,8 @@ impl Keeper {
                 Err(error) => {
                     tracing::error!(%error, "the store does not come back");
                     locked += u32::from(error.cause == Cause::Locked);
-                    // The one that was set aside is only there to be looked at, and may be what takes the room.
+                    // The one that was set aside is only there to be looked at, and may be what takes the
+                    // room.
                     if error.cause == Cause::NoRoom {
                         let _ = remove_aside(&self.folder);
                     }
@@ -194,7 +198,11 @@ impl Keeper {
                 self.set_stored(last);
                 return Ok(());
             }
-            Ok(_) => "it does not agree with the journal, or takes nothing in".to_owned(),
+            Ok((store, _)) => {
+                // Before its folder gets another name: sled would make files where another one is then.
+                drop(store);
+                "it does not agree with the journal, or takes nothing in".to_owned()
+            }
             Err(error) if error.cause == Cause::NoRoom => return Err(error),
             Err(error) if error.cause == Cause::Locked && !locked_for_ever => return Err(error),
             Err(error) => error.to_string(),

@@ -67,9 +67,9 @@ impl LogConfig {
             segment_bytes: 64 * 1024 * 1024,
             waiting_appends_max: 16 * 1024,
             batch_bytes_max: 8 * 1024 * 1024,
-            recent_bytes_max: 64 * 1024 * 1024,
-            store_cache_bytes: 64 * 1024 * 1024,
-            check_bytes: 256 * 1024 * 1024,
+            recent_bytes_max: 32 * 1024 * 1024,
+            store_cache_bytes: 32 * 1024 * 1024,
+            check_bytes: 64 * 1024 * 1024,
         }
     }
 
@@ -117,8 +117,8 @@ pub struct LocalLog {
 }
 
 impl LocalLog {
-    /// Opens the log, or makes one if there is none, with the id `new_id`: 16 random bytes. Blocks: for seconds
-    /// if the log is large, for minutes if the store has to be made anew.
+    /// Opens the log, or makes one if there is none, with the id `new_id`: 16 random bytes. Blocks: for
+    /// seconds if the log is large, for minutes if the store has to be made anew.
     pub fn open(config: &LogConfig, new_id: [u8; 16]) -> Result<Self, StartError> {
         let disk: Arc<dyn Disk> = Arc::new(OsDisk);
         Self::open_on(config, new_id, &disk)

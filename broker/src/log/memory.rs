@@ -1,5 +1,5 @@
-//! A log in memory, for tests and simulations. It has no files and no threads, waits only by tokio's clock, and
-//! has a model of a crash: what was not acknowledged is forgotten, or not, as the test wants it.
+//! A log in memory, for tests and simulations. It has no files and no threads, waits only by tokio's clock,
+//! and has a model of a crash: what was not acknowledged is forgotten, or not, as the test wants it.
 
 use std::collections::HashMap;
 use std::io;

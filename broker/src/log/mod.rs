@@ -1,7 +1,7 @@
 //! The event log: what the broker knows, and the only place from which it knows it.
 //!
-//! [`EventLog`] is the contract; everybody else in the broker programs against it alone. Two logs keep it, and
-//! one suite of tests (`contract`) runs against both:
+//! [`EventLog`] is the contract; everybody else in the broker programs against it alone. Two logs keep it,
+//! and one suite of tests (`contract`) runs against both:
 //!
 //! - [`MemoryLog`] for tests and simulations: no files, no threads, and a crash that loses what was not
 //!   acknowledged.
@@ -11,13 +11,13 @@
 //!
 //! | where | what happens |
 //! |---|---|
-//! | `local` | the caller's thread checks limits and encodes the entry |
-//! | `queue` | it waits for the disk, in company |
+//! | `local` | the caller's thread checks limits |
+//! | `queue` | it encodes the entry behind those that wait for the disk already |
 //! | `committer` | the writer thread takes all who wait, checks what they expect (`heads`), and answers them |
 //! | `journal` | their batch becomes one record of a segment file, and durable |
 //! | `recent` | from then on it is read from memory, and followers are woken |
 //! | `keeper`, `store` | a second thread puts it into sled, 64 entries to a value |
-//! | `follow` | readers and followers take it from memory, else from sled, else from the journal |
+//! | `reading` | readers and followers take it from memory, else from sled, else from the journal |
 //! | `start` | after a stop or a crash: what the journal holds is made durable, what sled lacks is put there |
 //! | `verify`, `repair`, `offline` | looking at a log, and mending it, when no broker runs |
 
@@ -78,10 +78,10 @@ pub use verify::{Report, SegmentReport, verify};
 /// - **One history per stream.** [`Expected`] is compared with the stream as it is with every append before
 ///   this one, those in flight included. A conflict is answered once what it conflicts with is durable, so
 ///   that who reads next sees it.
-/// - **Read your writes.** What an append has acknowledged, every later read sees, by any task; and so does what a
-///   follower has been given.
-/// - **Refusals leave nothing behind.** After an error other than [`AppendError::Stopped`] the entry is not in
-///   the log and will not be. After `Stopped` it may be there at the next start.
+/// - **Read your writes.** What an append has acknowledged, every later read sees, by any task; and so does
+///   what a follower has been given.
+/// - **Refusals leave nothing behind.** After an error other than [`AppendError::Stopped`] the entry is not
+///   in the log and will not be. After `Stopped` it may be there at the next start.
 /// - **No undoing.** Dropping the future of an append does not take the append back.
 ///
 /// Cursors and snapshots are conveniences of those who follow the log. They are kept with less care than
@@ -95,8 +95,8 @@ pub trait EventLog: Send + Sync + 'static {
     /// Where the stream stands; none if it has no entry.
     async fn version(&self, stream: StreamId) -> Result<Option<Version>, ReadError>;
 
-    /// The entries of a stream after `after`, oldest first; all of them with `None`. `after` must be a version
-    /// that this stream had: what comes for another one is not specified.
+    /// The entries of a stream after `after`, oldest first; all of them with `None`. `after` must be a
+    /// version that this stream had: what comes for another one is not specified.
     async fn read(&self, stream: StreamId, after: Option<Version>) -> Result<Vec<Arc<Entry>>, ReadError>;
 
     /// The entries of a stream, newest first, one read after the other as the caller asks for them: for who
@@ -131,8 +131,8 @@ pub trait EventLog: Send + Sync + 'static {
     /// not saved, and said so in the program's log.
     async fn save_snapshot(&self, name: &str, position: Position, bytes: Bytes);
 
-    /// Waits until the log can acknowledge nothing any more, and says why. The process should end then: only a
-    /// new start finds out what is on disk.
+    /// Waits until the log can acknowledge nothing any more, and says why. The process should end then: only
+    /// a new start finds out what is on disk.
     async fn stopped(&self) -> Fault;
 
     /// Takes no more appends, makes durable what waits, and leaves the log so that the next start knows that

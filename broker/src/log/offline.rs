@@ -1,5 +1,5 @@
-//! Reading a log that no broker has open, from its journal alone. Nothing is changed, not even what a start would
-//! mend, and no right to write is needed: for `log show` and `log tail`, and to look at a copy.
+//! Reading a log that no broker has open, from its journal alone. Nothing is changed, not even what a start
+//! would mend, and no right to write is needed: for `log show` and `log tail`, and to look at a copy.
 
 use std::path::Path;
 use std::sync::Arc;

@@ -1,8 +1,8 @@
-//! The queue of appends that wait for the disk. The writer takes all of them at once, whenever it is free: that
-//! is the group commit.
+//! The queue of appends that wait for the disk. The writer takes all of them at once, whenever it is free:
+//! that is the group commit.
 //!
-//! Who appends writes the entry's bytes here, behind those of the others, where they are already the body of the
-//! record that they will be: the writer has nothing to encode and nothing to gather.
+//! Who appends writes the entry's bytes here, behind those of the others, where they are already the body of
+//! the record that they will be: the writer has nothing to encode and nothing to gather.
 
 use std::ops::Range;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
@@ -108,8 +108,8 @@ impl Queue {
         Ok(())
     }
 
-    /// Waits for appends and exchanges all that wait for `taken`, which is empty. False when there will be none
-    /// any more.
+    /// Waits for appends and exchanges all that wait for `taken`, which is empty. False when there will be
+    /// none any more.
     pub(crate) fn take(&self, taken: &mut Taken) -> bool {
         let mut state = self.lock();
         state.writer_waits = true;

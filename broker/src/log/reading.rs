@@ -46,6 +46,12 @@ impl StoreSlot {
         // Not while the slot is locked: sled takes its time.
         drop(before);
     }
+
+    /// Takes away a store that has failed, unless another one is there by now. Its thread misses it when it
+    /// has the next group for it.
+    fn take_away(&self, failed: &Arc<Store>) {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).take_if(|store| Arc::ptr_eq(store, failed));
+    }
 }
 
 impl Sources {
@@ -97,6 +103,7 @@ impl Sources {
             Ok(None) => return self.mend(&store, group, from, to),
             Err(error) => {
                 tracing::error!(%group, %error, "the store cannot be read: reading the journal");
+                self.store.take_away(&store);
                 return None;
             }
         };
@@ -200,7 +207,11 @@ pub(crate) async fn blocking<T: Send + 'static>(
     let sources = Arc::clone(sources);
     match tokio::task::spawn_blocking(move || call(&sources)).await {
         Ok(result) => result,
-        Err(error) => std::panic::resume_unwind(error.into_panic()),
+        Err(error) => match error.try_into_panic() {
+            Ok(panic) => std::panic::resume_unwind(panic),
+            // The runtime ends, and with it whoever waits here.
+            Err(_) => std::future::pending().await,
+        },
     }
 }
 
@@ -244,8 +255,8 @@ impl Follower {
     /// Brings the next entries.
     async fn load(&mut self, last: Position) -> Result<(), Option<ReadError>> {
         let from = self.next;
-        // Not beyond the head: whoever is told of an entry must find its stream's version with it, and entries are at
-        // hand a moment before that is so.
+        // Not beyond the head: whoever is told of an entry must find its stream's version with it, and
+        // entries are at hand a moment before that is so.
         let up_to_head = usize::try_from(last.number() - from.number() + 1).unwrap_or(usize::MAX);
         let recent = self.sources.recent.range(from, CHUNK_ENTRIES.min(up_to_head));
         self.loaded = if recent.is_empty() {

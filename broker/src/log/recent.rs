@@ -1,9 +1,10 @@
-//! The newest entries, in memory: what nearly every read is served from (an approval that waits is young), and
-//! from which the store's thread takes what it puts into sled.
+//! The newest entries, in memory: what nearly every read is served from (an approval that waits is young),
+//! and from which the store's thread takes what it puts into sled.
 //!
-//! It is bounded by bytes; entries leave at the old end. Nobody waits for the store here: if that falls behind by
-//! more than there is room, it goes on from the journal, which has everything, until it has caught up. The writer
-//! thus never waits for sled, and what sled does not have yet costs its readers a look into the journal.
+//! It is bounded by bytes; entries leave at the old end. Nobody waits for the store here: if that falls
+//! behind by more than there is room, it goes on from the journal, which has everything, until it has caught
+//! up. The writer thus never waits for sled, and what sled does not have yet costs its readers a look into
+//! the journal.
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};

@@ -1,10 +1,11 @@
-//! Mending a journal that does not start, in two steps: a [`Plan`] that says what would be done and what would be
-//! lost, and its [`apply`], which does exactly that or nothing.
+//! Mending a journal that does not start, in two steps: a [`Plan`] that says what would be done and what
+//! would be lost, and its [`apply`], which does exactly that or nothing.
 //!
-//! A segment that is damaged is written anew from all that can be found of it: its records in front of the damage
-//! and behind it, and what the store has kept. If every entry is found, nothing is lost. At the first one that
-//! is not found the journal has to end, because positions are dense and entries build on each other; what comes
-//! after it is set aside. Nothing is deleted: whatever is replaced is kept in the folder `replaced`.
+//! A segment that is damaged is written anew from all that can be found of it: its records in front of the
+//! damage and behind it, and what the store has kept. If every entry is found, nothing is lost. At the first
+//! one that is not found the journal has to end, because positions are dense and entries build on each other;
+//! what comes after it is set aside. Nothing is deleted: whatever is replaced is kept in the folder
+//! `replaced`.
 //!
 //! A torn write at the end needs no repair; the next start cuts it off.
 
@@ -194,7 +195,8 @@ impl Survey {
         for stretch in stretches(report, known) {
             let first = stretch.first;
             if cut.is_some() {
-                // In front of the others: the last one goes first, so that a crash leaves no gap but the damage.
+                // In front of the others: the last one goes first, so that a crash leaves no gap but the
+                // damage.
                 self.plan.steps.insert(0, Step::SetSegmentAside { first });
             } else if !stretch.whole {
                 let mut found = salvage(&self.config.journal_folder(), self.header(first))?;
@@ -322,8 +324,8 @@ fn stretches(report: &Report, known: Option<Position>) -> Vec<Stretch> {
     stretches.collect()
 }
 
-/// The id of the journal: from any segment whose header is sound, else from one whose records are, if the id that
-/// stands in its header is taken for right.
+/// The id of the journal: from any segment whose header is sound, else from one whose records are, if the id
+/// that stands in its header is taken for right.
 fn find_id(folder: &Path, report: &Report) -> Result<JournalId, RepairError> {
     for segment in &report.segments {
         if let Ok(reader) = SegmentReader::open(&OsDisk, folder, segment.first, None) {

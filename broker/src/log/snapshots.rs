@@ -1,5 +1,5 @@
-//! Snapshots: files that can be made again from the log, and are checked before anyone believes them. One is of
-//! the heads, the others of read models.
+//! Snapshots: files that can be made again from the log, and are checked before anyone believes them. One is
+//! of the heads, the others of read models.
 //!
 //! They are files and not values in sled because they are wanted most when sled has to be made again, and
 //! because sled would keep what is large in a file of its own anyway, without our checksum.

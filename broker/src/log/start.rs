@@ -1,16 +1,17 @@
 //! Starting: the journal says what there is, and everything else is made to agree with it.
 //!
-//! 1. The journal is opened (`journal::start`): what is readable is made durable, a torn tail is cut, anything
-//!    else unreadable ends the start with an error.
-//! 2. Snapshot of the heads and store are opened. If one of them knows of a position that the journal does not
-//!    reach, the journal has lost entries: no start. A store that cannot be opened is set aside, and rebuilt.
+//! 1. The journal is opened (`journal::start`): what is readable is made durable, a torn tail is cut,
+//!    anything else unreadable ends the start with an error.
+//! 2. Snapshot of the heads and store are opened. If one of them knows of a position that the journal does
+//!    not reach, the journal has lost entries: no start. A store that cannot be opened is set aside, and
+//!    rebuilt.
 //! 3. One pass over the journal brings the heads and the store up to its end, from where the older of the two
-//!    stands. It goes back further, to check what is cheap to check: the newest [`LogConfig::check_bytes`] of the
-//!    journal are read, and compared with the store. A store that has gaps there, or something else, is set
-//!    aside, and rebuilt by another pass from the beginning.
+//!    stands. It goes back further, to check what is cheap to check: the newest [`LogConfig::check_bytes`] of
+//!    the journal are read, and compared with the store. A store that has gaps there, or something else, is
+//!    set aside, and rebuilt by another pass from the beginning.
 //!
-//! What is older than that is not read at every start, so that a start does not grow with the log: `log verify`
-//! reads all of it, and whoever reads an entry there has its checksum compared.
+//! What is older than that is not read at every start, so that a start does not grow with the log: `log
+//! verify` reads all of it, and whoever reads an entry there has its checksum compared.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -103,8 +104,8 @@ pub(crate) fn start(
     Ok(Started { lock, journal, snapshots, heads, heads_at, store, stored, newest })
 }
 
-/// Makes a folder where there is none, and its name durable in any case: one that is there may have been made by a start
-/// that was cut short before this.
+/// Makes a folder where there is none, and its name durable in any case: one that is there may have been made
+/// by a start that was cut short before this.
 fn make_folder(folder: &Path) -> Result<(), StartError> {
     let failed = |action, folder: &Path, error: &std::io::Error| DiskError::new(action, folder, error);
     let parent = folder.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
@@ -160,7 +161,8 @@ enum Outcome {
 }
 
 impl Pass<'_> {
-    /// Opens the store, or sets it aside and makes a new one. One that is ahead of the journal ends the start.
+    /// Opens the store, or sets it aside and makes a new one. One that is ahead of the journal ends the
+    /// start.
     fn open_store(&mut self) -> Result<(), StartError> {
         let folder = self.config.store_folder();
         let opened = Store::open(&folder, self.config.store_cache_bytes, self.journal.reader.id());
@@ -250,7 +252,8 @@ impl Pass<'_> {
         Ok(())
     }
 
-    /// Puts a group into the store, or compares it with what is there. An error is why not to trust the store.
+    /// Puts a group into the store, or compares it with what is there. An error is why not to trust the
+    /// store.
     fn bring_to_store(&mut self, group: Position, body: &[u8]) -> Result<(), String> {
         let Some(store) = &self.store else { return Ok(()) };
         if Some(group_last(group)) <= self.stored {

@@ -1,9 +1,12 @@
 //! The store: sled, which keeps entries readable. It may lose anything at any time: the journal has it all.
 //!
-//! - Tree `entries`: 64 entries to a value, at the position of the first of them (8 bytes, big-endian): 1, 65,
-//!   129, ... A value is a CRC-32C of key and rest (4 bytes), then each entry behind its length. Only whole
-//!   groups are put here, in order, so that every key is known without a search, and one that is not there is
-//!   a loss. Few large values, because each key costs sled memory and time to open.
+//! - Tree `entries`: 64 entries to a value, at the position of the first of them (8 bytes, big-endian): 1,
+//!   65, 129, ... A value is a CRC-32C of key and rest (4 bytes), then each entry behind its length. Only
+//!   whole groups are put here, in order, so that every key is known without a search, and one that is not
+//!   there is a loss. Few large values, because each key costs sled memory and time to open. The keys come
+//!   first, without values, some way ahead of the groups: sled writes a page anew with all its values when
+//!   keys are added to it and when it is split, and so wrote every group four times. Of a page whose keys are
+//!   all there it writes what is added, and no more.
 //! - Tree `cursors`: how far each follower has come, by name.
 //! - Tree `about`: the id of the journal that this was made from.
 //!
@@ -11,9 +14,9 @@
 //! crash takes from it, and a start has to bring back from the journal, stays small.
 //!
 //! sled panics on some of what a crash can leave, and when its own threads have died. Every call into it is
-//! guarded: a panic becomes a [`StoreError`]. And once a write of its own has failed, dropping it waits for ever
-//! for that write (seen on a full disk): a store that has failed is dropped by a thread of its own, which may
-//! never end, and with which sled's lock on the folder may never go.
+//! guarded: a panic becomes a [`StoreError`]. And once a write of its own has failed, dropping it waits for
+//! ever for that write (seen on a full disk): a store that has failed is dropped by a thread of its own,
+//! which may never end, and with which sled's lock on the folder may never go.
 
 use std::any::Any;
 use std::fs;
@@ -21,7 +24,7 @@ use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::mpsc;
+use std::sync::{Mutex, PoisonError, mpsc};
 use std::thread;
 use std::time::Duration;
 
@@ -34,18 +37,25 @@ use super::journal::format::JournalId;
 pub(crate) const GROUP_ENTRIES: usize = 64;
 
 const CRC_BYTES: usize = 4;
-const FLUSH_EVERY_MS: u64 = 1_000;
-/// sled keeps a page that is longer than a quarter of its segment in a file of its own, whose bytes its cache does
-/// not count: with its usual segments, reading ten million entries brought 3 GB into memory, and writing them took
-/// more than twice as long. A page has up to 17 groups.
-pub(crate) const SLED_SEGMENT_BYTES: usize = 4 * 1024 * 1024;
+const FLUSH_EVERY_MS: u64 = 5_000;
+/// sled keeps a page that is longer than a quarter of its segment in a file of its own, whose bytes its cache
+/// does not count: with its usual segments of 512 KiB, reading ten million entries brought 3 GB into memory.
+/// A page has eight groups or nine.
+pub(crate) const SLED_SEGMENT_BYTES: usize = 2 * 1024 * 1024;
+
+/// How many keys there are at least, and at most, behind the last group. A page is split in two when it has
+/// more than 16; behind that many it does not change any more.
+const KEYS_AHEAD_MIN: u64 = 32;
+const KEYS_AHEAD_MAX: u64 = 64;
 
 /// How often, and after what pause, a store is tried to be opened that is locked.
 const LOCK_TRIES: u32 = 40;
 const LOCK_PAUSE: Duration = Duration::from_millis(25);
 
-/// sled opens three million entries in under a second; a store that takes this long is made anew sooner.
+/// How long a store may take to open: so long, and a second more for so many bytes. sled opens ten million
+/// entries from a cold disk in six seconds; one that takes longer than this is made anew sooner.
 const OPEN_MAX: Duration = Duration::from_secs(20);
+const BYTES_A_SECOND: u64 = 100_000_000;
 
 /// The group that an entry is kept in: the position of the first entry in it.
 pub(crate) fn group_of(position: Position) -> Position {
@@ -83,6 +93,8 @@ pub(crate) enum Cause {
 pub(crate) struct Store {
     // In an option so that it can be dropped elsewhere.
     sled: Option<Sled>,
+    /// The last key that there is, with or without a value; 0 if there is none.
+    keys_ahead: Mutex<u64>,
     failed: AtomicBool,
 }
 
@@ -94,12 +106,14 @@ struct Sled {
 }
 
 impl Store {
-    /// Opens the store in a folder, or makes one there. One that was made from another journal is refused, and so
-    /// is one that does not open in time: on what a power cut leaves, sled has been seen to wait for itself for
-    /// ever. Its thread is then left to wait, in a folder that is set aside.
+    /// Opens the store in a folder, or makes one there. One that was made from another journal is refused,
+    /// and so is one that does not open in time: on what a power cut leaves, sled has been seen to wait for
+    /// itself for ever. Its thread is then left to wait, in a folder that is set aside.
     pub(crate) fn open(folder: &Path, cache_bytes: u64, journal: JournalId) -> Result<Self, StoreError> {
         let (opened, waiting) = mpsc::channel();
         let folder = folder.to_owned();
+        let bytes = fs::metadata(folder.join("db")).map_or(0, |db| db.len());
+        let patience = OPEN_MAX + Duration::from_secs(bytes / BYTES_A_SECOND);
         thread::Builder::new().name("log-store-open".to_owned()).spawn(move || {
             // sled's threads inherit it.
             yield_to_others();
@@ -107,9 +121,9 @@ impl Store {
             // Who has stopped waiting has set the folder aside.
             let _ = opened.send(store.and_then(|store| store.last().map(|_| store)));
         })?;
-        match waiting.recv_timeout(OPEN_MAX) {
+        match waiting.recv_timeout(patience) {
             Ok(opened) => opened,
-            Err(_) => Err(StoreError::lost(&format!("it does not open within {} s", OPEN_MAX.as_secs()))),
+            Err(_) => Err(StoreError::lost(&format!("it does not open within {} s", patience.as_secs()))),
         }
     }
 
@@ -142,12 +156,21 @@ impl Store {
             None => drop(about.insert("journal", &journal[..])?),
         }
         let (entries, cursors) = (db.open_tree("entries")?, db.open_tree("cursors")?);
-        Ok(Self { sled: Some(Sled { entries, cursors, _db: db }), failed: AtomicBool::new(false) })
+        let last_key = entries.last()?.and_then(|(key, _)| group_in_key(&key));
+        Ok(Self {
+            sled: Some(Sled { entries, cursors, _db: db }),
+            keys_ahead: Mutex::new(last_key.map_or(0, Position::number)),
+            failed: AtomicBool::new(false),
+        })
     }
 
     /// The last position that it has.
     pub(crate) fn last(&self) -> Result<Option<Position>, StoreError> {
-        let last = self.call(|sled| sled.entries.last())?;
+        let last = self.call(|sled| {
+            let there =
+                |entry: &sled::Result<(IVec, IVec)>| !matches!(entry, Ok((_, value)) if value.is_empty());
+            sled.entries.iter().rev().find(there).transpose()
+        })?;
         let Some((key, _)) = last else { return Ok(None) };
         let group = group_in_key(&key).ok_or_else(|| StoreError::lost("its last key is not one of ours"))?;
         Ok(Some(group_last(group)))
@@ -169,7 +192,25 @@ impl Store {
         let mut value = Vec::with_capacity(CRC_BYTES + body.len());
         value.extend_from_slice(&checksum(key, body).to_be_bytes());
         value.extend_from_slice(body);
+        self.make_keys_ahead(group)?;
         self.call(|sled| sled.entries.insert(key, value).map(drop))
+    }
+
+    /// Sees to it that the keys of the groups to come are there, without values.
+    fn make_keys_ahead(&self, group: Position) -> Result<(), StoreError> {
+        let step = GROUP_ENTRIES as u64;
+        let mut ahead = self.keys_ahead.lock().unwrap_or_else(PoisonError::into_inner);
+        if group.number() + KEYS_AHEAD_MIN * step <= *ahead {
+            return Ok(());
+        }
+        let next = if *ahead == 0 { group_of(Position::FIRST).number() } else { *ahead + step };
+        let last = group.number() + KEYS_AHEAD_MAX * step;
+        self.call(|sled| {
+            let mut keys = (next..=last).step_by(GROUP_ENTRIES);
+            keys.try_for_each(|key| sled.entries.insert(key.to_be_bytes(), &[][..]).map(drop))
+        })?;
+        *ahead = last;
+        Ok(())
     }
 
     /// The cursor of this name.
@@ -210,8 +251,9 @@ impl Drop for Store {
     }
 }
 
-/// From now on this thread, and those that it starts, leave the processor to others first: nobody waits for the
-/// store, and somebody does for everything else. It is a wish: without it all works, if slower under load.
+/// From now on this thread, and those that it starts, leave the processor to others first: nobody waits for
+/// the store, and somebody does for everything else. It is a wish: without it all works, if slower under
+/// load.
 pub(crate) fn yield_to_others() {
     const NICE: i32 = 10;
     if let Err(error) = rustix::process::setpriority_process(None, NICE) {

@@ -1,9 +1,9 @@
-//! Reading the whole journal, and saying what is wrong with it. Nothing is changed. A broker may be running: what
-//! it is writing at the moment looks like a torn write, which is not a fault.
+//! Reading the whole journal, and saying what is wrong with it. Nothing is changed. A broker may be running:
+//! what it is writing at the moment looks like a torn write, which is not a fault.
 //!
 //! Every checksum is compared, every entry is decoded, positions must be dense across all segments, and every
-//! entry must name the entry before it in its stream. What the journal has lost at its very end it cannot know
-//! itself: the start compares it with what was made from it.
+//! entry must name the entry before it in its stream. What the journal has lost at its very end it cannot
+//! know itself: the start compares it with what was made from it.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;

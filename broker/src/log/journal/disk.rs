@@ -1,5 +1,5 @@
-//! What the journal asks of the operating system: so little that a test can take its place, and fail or forget
-//! what it wants (`sim`).
+//! What the journal asks of the operating system: so little that a test can take its place, and fail or
+//! forget what it wants (`sim`).
 
 use std::fmt;
 use std::fs::{self, File, OpenOptions};
@@ -115,8 +115,8 @@ impl DiskFile for File {
 }
 
 /// Writes a file under another name, makes it durable, and puts it in the place of what had its name. After a
-/// crash there is the one or the other; which one, `sync_folder` settles, which is left to the caller, because
-/// only there a failure means that nobody knows.
+/// crash there is the one or the other; which one, `sync_folder` settles, which is left to the caller,
+/// because only there a failure means that nobody knows.
 pub(crate) fn install<E: From<DiskError>>(
     disk: &dyn Disk,
     folder: &Path,

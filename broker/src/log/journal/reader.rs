@@ -63,8 +63,8 @@ impl JournalReader {
         Ok(Records { journal: Arc::clone(self), from, to, segment, bytes_since_mark: 0 })
     }
 
-    /// The first position of the oldest segment that lies, with all after it, within the newest `bytes`; of the
-    /// newest if that is larger.
+    /// The first position of the oldest segment that lies, with all after it, within the newest `bytes`; of
+    /// the newest if that is larger.
     pub(crate) fn first_within(&self, bytes: u64) -> Result<Position, FileError> {
         let mut total = 0;
         let mut first = Position::FIRST;

@@ -16,7 +16,8 @@ const WINDOW_BYTES: usize = 256 * 1024;
 const EXTENSION: &str = ".seg";
 const NAME_DIGITS: usize = 20;
 
-/// The name of the segment whose first entry has this position: 20 digits, so that names sort as positions do.
+/// The name of the segment whose first entry has this position: 20 digits, so that names sort as positions
+/// do.
 pub(crate) fn segment_name(first: Position) -> String {
     format!("{first:0width$}{EXTENSION}", first = first.number(), width = NAME_DIGITS)
 }
@@ -271,8 +272,8 @@ struct Window {
 }
 
 impl Window {
-    /// Sees to it that the bytes from `offset` on are in memory, as far as the file has them, and more of what
-    /// follows if the file is known to go on for `ahead` bytes.
+    /// Sees to it that the bytes from `offset` on are in memory, as far as the file has them, and more of
+    /// what follows if the file is known to go on for `ahead` bytes.
     fn load(&mut self, file: &dyn DiskFile, offset: u64, bytes: usize, ahead: u64) -> std::io::Result<()> {
         let end = offset + bytes as u64;
         if offset >= self.start && end <= self.start + self.length as u64 {

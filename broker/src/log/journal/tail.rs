@@ -1,8 +1,8 @@
 //! Torn or corrupt: what an unreadable record means.
 //!
-//! A record that a crash interrupted was told to nobody and may be cut off. One that was durable and cannot be
-//! read any more must never be: then the log does not start. From the damaged bytes alone the two cannot be
-//! told apart; they are by what stands around them, because of three rules that the writer keeps:
+//! A record that a crash interrupted was told to nobody and may be cut off. One that was durable and cannot
+//! be read any more must never be: then the log does not start. From the damaged bytes alone the two cannot
+//! be told apart; they are by what stands around them, because of three rules that the writer keeps:
 //!
 //! 1. A record is written only after the one before it is on disk. So at most one record is not on disk when
 //!    the machine stops, it is the last one, and no byte behind its end was ever written but zeros.
@@ -13,10 +13,10 @@
 //!    what is readable to a new file. So nothing in front of a closing record is torn.
 //!
 //! What one interrupted write can leave: the file has any length from that before the write to that after it,
-//! and each sector of what was written is there or reads as zeros, in any combination. The record's header may
-//! be there and its body not, or only the middle of its body, or all of it but one sector. (A writer that was
-//! refused room cuts what it had written and syncs before it writes again, so that nothing of that is left to
-//! be found either.) In every such case
+//! and each sector of what was written is there or reads as zeros, in any combination. The record's header
+//! may be there and its body not, or only the middle of its body, or all of it but one sector. (A writer that
+//! was refused room cuts what it had written and syncs before it writes again, so that nothing of that is
+//! left to be found either.) In every such case
 //!
 //! - it is the last segment,
 //! - from where the unreadable record begins, whatever is not zero lies within the longest record that the

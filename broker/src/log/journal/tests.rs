@@ -147,7 +147,7 @@ fn lives(seed: u64, trouble: impl Fn(&mut Dice) -> Trouble) -> Result<(), String
 
 #[test]
 fn no_power_cut_at_any_moment_loses_what_was_acknowledged() {
-    for seed in 0..rounds(3000) {
+    for seed in 0..rounds(1000) {
         let result = lives(seed, |dice| Trouble::PowerCutAt(dice.roll(120)));
         result.unwrap_or_else(|what| panic!("seed {seed}: {what}"));
     }
@@ -155,7 +155,7 @@ fn no_power_cut_at_any_moment_loses_what_was_acknowledged() {
 
 #[test]
 fn no_failed_write_or_sync_loses_what_was_acknowledged_or_shows_what_is_not_durable() {
-    for seed in 0..rounds(3000) {
+    for seed in 0..rounds(1000) {
         let result = lives(seed, |dice| Trouble::FailsAt(dice.roll(80)));
         result.unwrap_or_else(|what| panic!("seed {seed}: {what}"));
     }

@@ -2,11 +2,11 @@
 //!
 //! **Room ahead.** A flush of a file that has grown must also make the new length durable, which costs a
 //! commit of the file system's own journal. So where records are small the writer puts zeros behind them, a
-//! mebibyte at a time, and the next ones overwrite those. Measured (ext4, virtio disk), against plain appending:
-//! 1.3 times the flushes a second at 340 bytes each, 1.65 times at 21 KiB; with longer records the zeros cost
-//! more than they gain, so [`GROW_FOR_RECORDS_MAX`] ends it. `fallocate` instead of zeros made it slower:
-//! turning an unwritten extent into a written one is a commit as well. A segment is cut to its length before
-//! the next one begins.
+//! mebibyte at a time, and the next ones overwrite those. Measured (ext4, virtio disk), against plain
+//! appending: 1.3 times the flushes a second at 340 bytes each, 1.65 times at 21 KiB; with longer records the
+//! zeros cost more than they gain, so [`GROW_FOR_RECORDS_MAX`] ends it. `fallocate` instead of zeros made it
+//! slower: turning an unwritten extent into a written one is a commit as well. A segment is cut to its length
+//! before the next one begins.
 
 use std::ops::Range;
 use std::path::PathBuf;
@@ -55,8 +55,8 @@ impl Batch {
         encode(&mut self.bytes);
     }
 
-    /// Moves the entry that is at `from` to `to`, where one that was taken out has left room, and sets what it
-    /// says of the one before it.
+    /// Moves the entry that is at `from` to `to`, where one that was taken out has left room, and sets what
+    /// it says of the one before it.
     pub(crate) fn settle(&mut self, from: Range<usize>, to: usize, previous: Option<Position>) {
         let end = to + from.len();
         self.bytes.copy_within(from, to);
@@ -153,7 +153,8 @@ impl Journal {
         self.segment.cut()
     }
 
-    /// Begins the next segment: after this one is whole on disk, and with its own header there before its name.
+    /// Begins the next segment: after this one is whole on disk, and with its own header there before its
+    /// name.
     fn begin_segment(&mut self) -> Result<(), CommitError> {
         self.segment.cut()?;
         let header = SegmentHeader { first: self.next, ..self.segment.header };

@@ -68,7 +68,8 @@ async fn a_log_that_was_stopped_by_a_fault_starts_again_with_all_that_was_acknow
     check(&open_on(folder.path(), &disk).unwrap(), head).await;
 }
 
-/// Many tasks append; the power is cut at some moment; the log starts again. Whatever was acknowledged is there.
+/// Many tasks append; the power is cut at some moment; the log starts again. Whatever was acknowledged is
+/// there.
 #[tokio::test(flavor = "multi_thread")]
 async fn no_power_cut_under_load_takes_what_was_acknowledged() {
     let rounds = std::env::var("LOG_TEST_ROUNDS").ok().and_then(|rounds| rounds.parse().ok()).unwrap_or(20);

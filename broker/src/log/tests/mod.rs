@@ -75,7 +75,12 @@ async fn closed_log(up_to: u64) -> tempfile::TempDir {
 /// The store's tree of entries, to do it harm.
 fn entries_in_sled(folder: &Path) -> sled::Tree {
     let config = sled::Config::new().path(folder.join("store")).segment_size(SLED_SEGMENT_BYTES);
-    config.open().unwrap().open_tree("entries").unwrap()
+    // sled's threads let go of its lock some time after the log has closed.
+    let opened = (0..400).find_map(|_| {
+        std::thread::sleep(std::time::Duration::from_millis(10));
+        config.open().ok()
+    });
+    opened.unwrap().open_tree("entries").unwrap()
 }
 
 /// The journal's files, oldest first.
