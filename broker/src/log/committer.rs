@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use tokio::sync::watch;
 
+use super::decoy::Decoy;
 use super::entry::{Appended, Entry, Expected, Position, Version};
 use super::error::{AppendError, Fault};
 use super::heads::{ByStream, Heads};
@@ -17,6 +18,7 @@ use super::recent::Recent;
 pub(crate) struct Committer {
     pub(crate) queue: Arc<Queue>,
     pub(crate) journal: Journal,
+    pub(crate) decoy: Decoy,
     pub(crate) heads: Arc<Heads>,
     pub(crate) recent: Arc<Recent>,
     /// The number of the last durable position, for those who follow.
@@ -41,7 +43,15 @@ impl Committer {
         let (mut taken, mut round) = (Taken::new(), Round::default());
         while self.queue.take(&mut taken) {
             self.admit(&mut taken, &mut round);
-            self.commit(&mut taken.batch, &mut round)?;
+            if round.accepted.is_empty() && !taken.decoys.is_empty() {
+                self.decoy.write();
+            }
+            let committed = self.commit(&mut taken.batch, &mut round);
+            for decoy in taken.decoys.drain(..) {
+                // Whoever dropped the future does not want to know.
+                let _ = decoy.send(committed.clone().map_err(AppendError::Stopped));
+            }
+            committed?;
             taken.batch.clear();
         }
         match self.journal.close() {

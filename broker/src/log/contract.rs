@@ -128,6 +128,7 @@ every_log_keeps! {
     what_is_too_large_or_empty_is_refused_and_leaves_nothing,
     dropping_the_future_does_not_take_the_append_back,
     an_append_that_rides_along_needs_no_company,
+    appending_nothing_waits_and_leaves_nothing,
     a_crash_takes_nothing_that_was_acknowledged,
     a_restart_goes_on_where_the_log_was,
     cursors_and_snapshots_read_back,
@@ -480,6 +481,22 @@ async fn no_cursor_and_no_snapshot_is_ahead_of_the_log<S: Subject>() {
     log.save_snapshot("waiting", beyond, Bytes::new()).await;
     assert_eq!(log.cursor("dispatch").await, None);
     assert_eq!(log.snapshot("waiting").await, None);
+}
+
+async fn appending_nothing_waits_and_leaves_nothing<S: Subject>() {
+    let subject = S::new().await;
+    let log = subject.log();
+    append_many(&log, 3).await;
+    let head = log.head();
+    let mut nothing = log.append_nothing();
+    assert!(poll_immediate(&mut nothing).await.is_none(), "it did not wait");
+    nothing.await.unwrap();
+    // In company, too.
+    let (appended, nothing) = tokio::join!(log.append(append(1, Expected::Any, 1)), log.append_nothing());
+    nothing.unwrap();
+    assert_eq!(Some(appended.unwrap().position), head.map(Position::next));
+    log.close().await;
+    assert_eq!(log.append_nothing().await, Err(AppendError::Stopped(Fault::Closed)));
 }
 
 async fn a_closed_log_takes_nothing_and_tells_everyone<S: Subject>() {

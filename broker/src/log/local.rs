@@ -12,6 +12,7 @@ use bytes::Bytes;
 use tokio::sync::{oneshot, watch};
 
 use super::committer::{Committer, version_at};
+use super::decoy::Decoy;
 use super::entry::{Append, Appended, ENTRY_BYTES_MAX, Entry, Position, StreamId, Urgency, Version};
 use super::error::{AppendError, DiskError, Fault, ReadError, StartError};
 use super::format::ENTRY_LENGTH_BYTES;
@@ -20,7 +21,7 @@ use super::journal::format::{RECORD_BYTES_LIMIT, RECORD_HEADER_BYTES};
 use super::keeper::Keeper;
 use super::limits::check_limits;
 use super::lock::Lock;
-use super::queue::Queue;
+use super::queue::{Queue, Taken};
 use super::reading::{Sources, StoreSlot, blocking};
 use super::recent::Recent;
 use super::snapshots::{MODEL_PREFIX, Snapshots};
@@ -149,6 +150,7 @@ impl LocalLog {
         sources.store.set(store);
         let snapshots = Arc::new(snapshots);
         let queue = Arc::new(Queue::new(config.waiting_appends_max, config.batch_bytes_max));
+        let decoy = Decoy::open(&config.folder)?;
         let (lock, working) = (Arc::new(lock), Arc::new(working));
 
         let keeper = Keeper {
@@ -168,6 +170,7 @@ impl LocalLog {
         let committer = Committer {
             queue: Arc::clone(&queue),
             journal: journal.journal,
+            decoy,
             heads,
             recent: Arc::clone(&recent),
             head,
@@ -227,8 +230,12 @@ fn write(mut committer: Committer, fault: &watch::Sender<Option<Fault>>, at_work
         tracing::error!(fault = %why, "the log has stopped: nothing is acknowledged any more");
     }
     committer.queue.stop(why.clone());
-    for append in committer.queue.drain() {
+    let Taken { appends, decoys, .. } = committer.queue.drain();
+    for append in appends {
         append.answer(Err(AppendError::Stopped(why.clone())));
+    }
+    for decoy in decoys {
+        let _ = decoy.send(Err(AppendError::Stopped(why.clone())));
     }
     fault.send_replace(Some(why));
     committer.recent.stop();
@@ -266,6 +273,15 @@ impl EventLog for LocalLog {
         match answered.await {
             Ok(answer) => answer,
             // The writer has panicked with the append in its hands.
+            Err(_) => Err(AppendError::Stopped(self.stopped().await)),
+        }
+    }
+
+    async fn append_nothing(&self) -> Result<(), AppendError> {
+        let (answer, answered) = oneshot::channel();
+        self.queue.push_decoy(answer)?;
+        match answered.await {
+            Ok(answer) => answer,
             Err(_) => Err(AppendError::Stopped(self.stopped().await)),
         }
     }

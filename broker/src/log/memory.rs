@@ -312,6 +312,14 @@ impl EventLog for MemoryLog {
         }
     }
 
+    async fn append_nothing(&self) -> Result<(), AppendError> {
+        if let Some(fault) = self.shared.stopped() {
+            return Err(AppendError::Stopped(fault));
+        }
+        tokio::time::sleep(self.shared.flush_time).await;
+        Ok(())
+    }
+
     async fn version(&self, stream: StreamId) -> Result<Option<Version>, ReadError> {
         Ok(self.shared.lock().disk.version(stream))
     }

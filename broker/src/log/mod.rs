@@ -14,6 +14,7 @@
 //! | `local` | the caller's thread checks limits |
 //! | `queue` | it encodes the entry behind those that wait for the disk already |
 //! | `committer` | the writer thread takes all who wait, checks what they expect (`heads`), and answers them |
+//! | `decoy` | who appends nothing waits for the disk, too |
 //! | `journal` | their batch becomes one record of a segment file, and durable |
 //! | `recent` | from then on it is read from memory, and followers are woken |
 //! | `keeper`, `store` | a second thread puts it into sled, 64 entries to a value |
@@ -23,6 +24,7 @@
 
 pub mod bench;
 mod committer;
+mod decoy;
 mod entry;
 mod error;
 mod format;
@@ -91,6 +93,10 @@ pub use verify::{Report, SegmentReport, verify};
 pub trait EventLog: Send + Sync + 'static {
     /// Adds an entry; answers once it is durable, never before.
     async fn append(&self, append: Append) -> Result<Appended, AppendError>;
+
+    /// Waits as long as an urgent append would, and adds nothing: for who must not tell, by the time that it
+    /// takes, whether there was something to append.
+    async fn append_nothing(&self) -> Result<(), AppendError>;
 
     /// Where the stream stands; none if it has no entry.
     async fn version(&self, stream: StreamId) -> Result<Option<Version>, ReadError>;

@@ -41,11 +41,17 @@ impl Waiting {
 pub(crate) struct Taken {
     pub(crate) appends: Vec<Waiting>,
     pub(crate) batch: Batch,
+    /// Those who append nothing, and wait as long as if they did.
+    pub(crate) decoys: Vec<oneshot::Sender<Result<(), AppendError>>>,
 }
 
 impl Taken {
     pub(crate) fn new() -> Self {
-        Self { appends: Vec::new(), batch: Batch::new() }
+        Self { appends: Vec::new(), batch: Batch::new(), decoys: Vec::new() }
+    }
+
+    fn count(&self) -> usize {
+        self.appends.len() + self.decoys.len()
     }
 }
 
@@ -88,24 +94,46 @@ impl Queue {
         if let Some(fault) = &state.stopped {
             return Err(AppendError::Stopped(fault.clone()));
         }
-        let Taken { appends, batch } = &mut state.waiting;
+        let waiting = state.waiting.count();
+        let Taken { appends, batch, .. } = &mut state.waiting;
         let start = batch.end();
         let end = start + ENTRY_LENGTH_BYTES + bytes;
-        if appends.len() >= self.appends_max || end > self.batch_bytes_max {
-            return Err(AppendError::Busy { waiting: appends.len() });
+        if waiting >= self.appends_max || end > self.batch_bytes_max {
+            return Err(AppendError::Busy { waiting });
         }
         batch.push(|out| encode(&entry, out));
         debug_assert_eq!(batch.end(), end);
-        let first = appends.is_empty();
         appends.push(Waiting { entry, expected, at: start..end, answer });
-        // The writer is woken to take what is urgent, or to begin to wait for company.
+        self.wake(state, waiting == 0, urgent);
+        Ok(())
+    }
+
+    /// Adds one who appends nothing, if there is room for an append.
+    pub(crate) fn push_decoy(
+        &self,
+        answer: oneshot::Sender<Result<(), AppendError>>,
+    ) -> Result<(), AppendError> {
+        let mut state = self.lock();
+        if let Some(fault) = &state.stopped {
+            return Err(AppendError::Stopped(fault.clone()));
+        }
+        let waiting = state.waiting.count();
+        if waiting >= self.appends_max {
+            return Err(AppendError::Busy { waiting });
+        }
+        state.waiting.decoys.push(answer);
+        self.wake(state, waiting == 0, true);
+        Ok(())
+    }
+
+    /// The writer is woken to take what is urgent, or to begin to wait for company.
+    fn wake(&self, mut state: MutexGuard<'_, State>, first: bool, urgent: bool) {
         let wake = state.writer_waits && (first || (urgent && !state.urgent));
         state.urgent |= urgent;
         drop(state);
         if wake {
             self.arrived.notify_one();
         }
-        Ok(())
     }
 
     /// Waits for appends and exchanges all that wait for `taken`, which is empty. False when there will be
@@ -113,7 +141,7 @@ impl Queue {
     pub(crate) fn take(&self, taken: &mut Taken) -> bool {
         let mut state = self.lock();
         state.writer_waits = true;
-        let idle = |state: &mut State| state.waiting.appends.is_empty() && state.stopped.is_none();
+        let idle = |state: &mut State| state.waiting.count() == 0 && state.stopped.is_none();
         state = self.arrived.wait_while(state, idle).unwrap_or_else(PoisonError::into_inner);
         let leisurely = |state: &mut State| !state.urgent && state.stopped.is_none();
         let waited = self.arrived.wait_timeout_while(state, RIDE_ALONG_MAX, leisurely);
@@ -121,7 +149,7 @@ impl Queue {
         state.writer_waits = false;
         std::mem::swap(&mut state.waiting, taken);
         state.urgent = false;
-        !taken.appends.is_empty()
+        taken.count() > 0
     }
 
     /// From now on appends are refused with this. Those that wait can still be taken.
@@ -131,8 +159,8 @@ impl Queue {
     }
 
     /// Takes out what waits, without waiting for more.
-    pub(crate) fn drain(&self) -> Vec<Waiting> {
-        std::mem::take(&mut self.lock().waiting.appends)
+    pub(crate) fn drain(&self) -> Taken {
+        std::mem::replace(&mut self.lock().waiting, Taken::new())
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {

@@ -17,6 +17,7 @@ use countersign_domain::{
 use countersign_envelope::payload_type;
 
 use super::{Error, SignIn};
+use crate::decider;
 
 /// What a login server asks for, checked.
 #[derive(Debug, Clone)]
@@ -92,7 +93,7 @@ impl SignIn {
             }
             Err(error) => {
                 if error == Error::Refused(Refusal::UnknownAccount) {
-                    self.in_vain(&request, &new.relying_party_name);
+                    self.in_vain(&request, &new.relying_party_name).await?;
                 }
                 Err(error)
             }
@@ -120,8 +121,8 @@ impl SignIn {
         Question { number, salt, commitment, challenge }
     }
 
-    /// What an account costs that nobody has enrolled: the work of one that has been.
-    fn in_vain(&self, request: &Request, relying_party: &DisplayText) {
+    /// What an account costs that nobody has enrolled: the work of one that has been, and its wait for the disk.
+    async fn in_vain(&self, request: &Request, relying_party: &DisplayText) -> Result<(), Error> {
         let identity = countersign_domain::event::Identity {
             realm: countersign_domain::text::Realm::recorded("nobody"),
             name: DisplayText::recorded("nobody"),
@@ -131,6 +132,7 @@ impl SignIn {
         let salt = Salt::from_bytes(self.entropy.bytes());
         let (payload, _) = challenge(names, request, number, &salt, self.clock.now());
         std::hint::black_box(self.keys.sign(payload_type::CHALLENGE, payload));
+        Ok(self.accounts.log().append_nothing().await.map_err(decider::Error::Append)?)
     }
 }
 

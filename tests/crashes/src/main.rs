@@ -15,6 +15,9 @@ use rand::{Rng as _, RngCore as _, SeedableRng as _, rngs::StdRng};
 /// A moment that has not come by then is not waited for: the broker is ended as it stands.
 const MOMENT_MAX: Duration = Duration::from_secs(15);
 
+/// After so many rounds on one log a new one is begun: each round reads all of it.
+const ROUNDS_PER_LOG: u32 = 30;
+
 /// Ends the broker under load, again and again, at moments that are counted by what is going on in its log, starts it
 /// again, and compares what its clients were told with what is in the log.
 #[derive(Debug, Parser)]
@@ -54,9 +57,14 @@ async fn main() -> Result<()> {
         return control(&options, &mut random).await;
     }
     let mut stage = Stage::new().await?;
-    let ledger = Arc::new(Ledger::default());
-    let mut outcomes = 0;
+    let mut ledger = Arc::new(Ledger::default());
+    let (mut outcomes, mut things) = (0, 0);
     for number in 1..=options.rounds {
+        if number > 1 && number % ROUNDS_PER_LOG == 1 {
+            things += ledger.len();
+            stage = Stage::new().await?;
+            ledger = Arc::new(Ledger::default());
+        }
         let (end, told) = round(&mut stage, &ledger, options.mode, &mut random).await.with_context(|| {
             format!("round {number}; the broker said:\n{}", tail(&stage.world.broker.said()))
         })?;
@@ -75,7 +83,8 @@ async fn main() -> Result<()> {
             );
         }
     }
-    println!("{} rounds, {outcomes} outcomes, {} things told: nothing lost", options.rounds, ledger.len());
+    things += ledger.len();
+    println!("{} rounds, {outcomes} outcomes, {things} things told: nothing lost", options.rounds);
     Ok(())
 }
 

@@ -12,10 +12,6 @@ use tempfile::TempDir;
 /// Accounts of the load. Each decides for its own sign-ins one after the other.
 const ACCOUNTS: usize = 12;
 
-/// The smallest segments that the log takes, so that they are followed by the next all the time; six digits, so that
-/// no account runs out of numbers.
-const CONFIGURATION: &str = "";
-
 /// Everything that a round needs.
 #[derive(Debug)]
 pub struct Stage {
@@ -35,7 +31,9 @@ impl Stage {
         let disk = folder.path().join("disk");
         std::fs::create_dir(&disk)?;
         let fs = CrashFs::mount(&disk, Options::default())?;
-        let world = World::with_edited(CONFIGURATION, |text| {
+        // Small segments, so that they are followed by the next all the time; six digits, so that no account runs out
+        // of numbers.
+        let world = World::with_edited("", |text| {
             text.replace(
                 "[log]\nfolder = \"log\"",
                 &format!("[log]\nfolder = \"{}/log\"\nsegment_bytes = 8192", disk.display()),

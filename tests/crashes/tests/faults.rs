@@ -9,7 +9,7 @@ use anyhow::Result;
 use countersign_proto::v1::OutcomeKind;
 use countersign_tests::world::{APPLICATION, outcome};
 use crashes::Stage;
-use crashfs::{Crash, CutMode, Fault, Kind, Match};
+use crashfs::{Crash, CutMode, Fault, Kind, Match, Trigger};
 use device_sim::{
     login::{Opened, SignIn},
     phone::{Asked, Decision, Error, Number},
@@ -93,6 +93,21 @@ async fn on_a_full_disk_everybody_is_told_to_come_again_and_nothing_is_lost() ->
     };
     assert_eq!(said.unwrap(), OutcomeKind::Approved);
     assert_eq!(outcome(&mut updates).await?.kind(), OutcomeKind::Approved);
+    Ok(())
+}
+
+/// Else the time that an answer takes would say who has enrolled a phone.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_account_that_nobody_has_enrolled_waits_for_the_disk_as_one_does_that_cannot_be_reached()
+-> Result<()> {
+    let stage = Stage::new().await?;
+    stage.fs.freeze_at(Trigger::before(1, Kind::Sync, "log/decoy"));
+    let login = stage.world.login.clone();
+    let asked = tokio::spawn(async move { login.open(&SignIn::new("nobody", APPLICATION)).await });
+    assert!(stage.wait_frozen(PATIENCE).is_some(), "it is answered without a wait for the disk");
+    assert!(!asked.is_finished());
+    stage.fs.thaw();
+    assert_eq!(asked.await?.unwrap_err().reason(), Some("ACCOUNT_NOT_FOUND"));
     Ok(())
 }
 
