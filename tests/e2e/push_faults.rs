@@ -150,6 +150,19 @@ async fn a_push_that_will_never_be_taken_is_told_and_the_phone_lists_what_waits(
         .await
 }
 
+#[tokio::test]
+async fn a_push_service_that_asks_to_wait_is_said_to_be_late_and_asked_again() -> Result<()> {
+    let late = Fault::new(Effect::Status(503)).retry_after(Duration::from_secs(3)).times(1);
+    let (world, alice) = meeting(Service::Fcm, late).await?;
+    let (mut updates, issued) = asked(&world).await?;
+    let told = progress(&mut updates).await?;
+    assert_eq!(told.kind, Kind::PushDelayed);
+    assert!(!told.reason.is_empty());
+    assert_eq!(progress(&mut updates).await?.kind, Kind::AcceptedByPushService);
+    assert_eq!(received(&alice.device).await?.id, issued.approval_id);
+    Ok(())
+}
+
 /// The target is dead: told as progress, recorded, not pushed to again, until the phone gives another.
 async fn dies(service: Service, kill: impl FnOnce(&World, &EnrolledPhone), reason: &str) -> Result<()> {
     let world = World::with(QUICK).await?;

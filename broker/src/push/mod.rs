@@ -36,7 +36,7 @@ use countersign_domain::{
     event::{PushServiceKind, PushTarget},
 };
 
-pub use queue::{Job, NotQueued, Outcome, Pusher, QueueSettings, Report};
+pub use queue::{EXPIRED, Job, NotQueued, Outcome, Pusher, QueueSettings, Report, UNREACHABLE};
 pub use settings::{HttpsUrl, SetupError};
 
 /// Where the time comes from.

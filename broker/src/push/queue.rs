@@ -61,6 +61,15 @@ impl Default for QueueSettings {
     }
 }
 
+/// The reason of what got no answer. What exactly was wrong with the connection is for who runs the broker.
+pub const UNREACHABLE: &str = "UNREACHABLE";
+
+/// The reason of what nobody tried before it was of no use any more.
+pub const EXPIRED: &str = "EXPIRED";
+
+/// A job that is not taken this long after it came is reported as delayed: somebody waits in front of a page.
+const DELAY_TOLD: Duration = Duration::from_secs(3);
+
 /// One push to one phone.
 #[derive(Debug, Clone)]
 pub struct Job<I> {
@@ -72,7 +81,7 @@ pub struct Job<I> {
     pub message: PushMessage,
 }
 
-/// How a job ended.
+/// What became of a job. All but [`Delayed`](Self::Delayed) are its end.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Outcome {
     /// The push service has taken it.
@@ -82,7 +91,12 @@ pub enum Outcome {
     },
     /// It was not taken, and will not be tried again.
     Failed {
-        /// Why the last attempt failed. Short, without secrets; fit for a person's eyes.
+        /// Why the last attempt failed: the push service's own word, [`UNREACHABLE`] or [`EXPIRED`].
+        reason: String,
+    },
+    /// It has not been taken, and the next attempt is so far off that somebody should be told.
+    Delayed {
+        /// Why the last attempt failed, as in `Failed`.
         reason: String,
     },
     /// The target is no phone's any more.
@@ -109,12 +123,13 @@ pub trait Report<I>: Send + Sync + 'static {
         true
     }
 
-    /// Told exactly once for each job that was taken, unless the queue is given up before it is empty.
+    /// Told of the end exactly once for each job that was taken, unless the queue is given up before it is empty;
+    /// and of a delay before that, at most once.
     fn report(&self, id: I, outcome: Outcome);
 }
 
 /// For who only listens. Reports are not held back: what a job's place in the queue bounded, the receiver holds.
-impl<I: Send + 'static> Report<I> for mpsc::UnboundedSender<(I, Outcome)> {
+impl<I: Clone + Send + 'static> Report<I> for mpsc::UnboundedSender<(I, Outcome)> {
     fn report(&self, id: I, outcome: Outcome) {
         // Nobody listens any more: nobody wants to know.
         let _ = self.send((id, outcome));
@@ -143,7 +158,7 @@ pub struct Pusher<I> {
     fcm: Option<Queue<I>>,
 }
 
-impl<I: Send + 'static> Pusher<I> {
+impl<I: Clone + Send + 'static> Pusher<I> {
     /// Serves the queues of these services from now on; of two of one kind, the last. Needs a tokio runtime.
     pub fn start(
         services: impl IntoIterator<Item = Service>,
@@ -193,7 +208,7 @@ impl<I: Send + 'static> Pusher<I> {
     }
 }
 
-async fn drain<I: Send + 'static>(queue: Option<&Queue<I>>, within: Duration) -> usize {
+async fn drain<I: Clone + Send + 'static>(queue: Option<&Queue<I>>, within: Duration) -> usize {
     match queue {
         Some(queue) => queue.drain(within).await,
         None => 0,
@@ -219,7 +234,7 @@ struct Queued<I> {
     place: OwnedSemaphorePermit,
 }
 
-impl<I: Send + 'static> Queue<I> {
+impl<I: Clone + Send + 'static> Queue<I> {
     fn start(service: Service, report: Arc<dyn Report<I>>, clock: Clock, random: Random) -> Self {
         let kind = service.kind;
         let capacity = usize::try_from(service.queue.capacity.get()).unwrap_or(usize::MAX);

@@ -81,7 +81,7 @@ impl Report<Push> for Reports {
     }
 
     fn report(&self, push: Push, outcome: Outcome) {
-        // Unbounded, and bounded by the pusher's queue: what it reports has left that.
+        // Unbounded, and bounded by the pusher's queue: what it reports has left that, or is there and told once.
         let _ = self.told.send((push, outcome));
     }
 }
@@ -229,6 +229,7 @@ impl Dispatcher {
         match outcome {
             Outcome::Accepted { push_id } => self.accepted(push, push_id).await,
             Outcome::Failed { reason } => self.failed(push, reason).await,
+            Outcome::Delayed { reason } => self.record(push, DeliveryStep::Delayed { reason }).await,
             Outcome::Dead { target_hash, since, reason } => {
                 let command = Command::RecordDeadTarget {
                     authenticator: push.to,

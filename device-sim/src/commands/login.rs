@@ -184,6 +184,14 @@ impl Page {
                 );
                 self.screen.paint(Ink::Yellow, text)
             }
+            Kind::PushDelayed => {
+                let text = format!(
+                    "no push reaches{} yet ({}); it is tried again, and the phone shows the sign-in when it is opened",
+                    phone(" "),
+                    progress.reason
+                );
+                self.screen.paint(Ink::Yellow, text)
+            }
             Kind::Unspecified => return Ok(()),
         };
         self.step(now, &what)

@@ -13,7 +13,7 @@ use crashfs::{Crash, CrashFs};
 use rand::{Rng as _, RngCore as _, SeedableRng as _, rngs::StdRng};
 
 /// A moment that has not come by then is not waited for: the broker is ended as it stands.
-const MOMENT_MAX: Duration = Duration::from_secs(15);
+const MOMENT_MAX: Duration = Duration::from_secs(6);
 
 /// After so many rounds on one log a new one is begun: each round reads all of it.
 const ROUNDS_PER_LOG: u32 = 30;

@@ -42,6 +42,7 @@ fn progress(delivery: Delivery) -> v1::Progress {
     let (kind, reason) = match delivery.step {
         DeliveryStep::Accepted { .. } => (Kind::AcceptedByPushService, String::new()),
         DeliveryStep::Failed { reason } => (Kind::PushFailed, reason),
+        DeliveryStep::Delayed { reason } => (Kind::PushDelayed, reason),
         DeliveryStep::Delivered => (Kind::Delivered, String::new()),
         DeliveryStep::Opened => (Kind::Opened, String::new()),
     };

@@ -157,6 +157,7 @@ pub(super) fn progress(progress: &v1::Progress) -> &'static str {
         v1::progress::Kind::Delivered => "a phone has it",
         v1::progress::Kind::Opened => "a phone shows it",
         v1::progress::Kind::PushFailed => "a push failed; that phone lists what waits when it is opened",
+        v1::progress::Kind::PushDelayed => "a push service is out of reach; the push is tried again",
         v1::progress::Kind::Unspecified => "something happened that this release does not know",
     }
 }

@@ -65,6 +65,11 @@ pub enum DeliveryStep {
         /// The push service's word, or ours.
         reason: String,
     },
+    /// Not taken yet, and tried again.
+    Delayed {
+        /// The push service's word, or ours.
+        reason: String,
+    },
     /// The phone has it.
     Delivered,
     /// The person sees it.
@@ -89,6 +94,10 @@ pub fn encode(delivery: &Delivery) -> EventRecord {
             let reason = reason.clone();
             record(EventType::PushFailed, &stored::PushFailed { subject, authenticator, reason })
         }
+        DeliveryStep::Delayed { reason } => {
+            let reason = reason.clone();
+            record(EventType::PushDelayed, &stored::PushDelayed { subject, authenticator, reason })
+        }
         DeliveryStep::Delivered => {
             record(EventType::PushDelivered, &stored::PushDelivered { subject, authenticator })
         }
@@ -111,6 +120,10 @@ pub fn decode(record: &EventRecord) -> Result<Option<Delivery>, Error> {
         EventType::PushFailed => {
             let event: stored::PushFailed = body(kind, &record.body)?;
             (event.subject, event.authenticator, DeliveryStep::Failed { reason: event.reason })
+        }
+        EventType::PushDelayed => {
+            let event: stored::PushDelayed = body(kind, &record.body)?;
+            (event.subject, event.authenticator, DeliveryStep::Delayed { reason: event.reason })
         }
         EventType::PushDelivered => {
             let event: stored::PushDelivered = body(kind, &record.body)?;

@@ -7,7 +7,9 @@ use countersign_domain::{Timestamp, event::PushServiceKind};
 use futures::{StreamExt as _, stream::FuturesUnordered};
 use tokio::{sync::mpsc, time::timeout};
 
-use super::{Clock, Outcome, Queued, Random, Report, complaints::Complaints};
+use super::{
+    Clock, DELAY_TOLD, EXPIRED, Outcome, Queued, Random, Report, UNREACHABLE, complaints::Complaints,
+};
 use crate::push::{Accepted, Error, PushService, Service, retry::Backoff};
 
 pub(super) struct Dispatcher<I> {
@@ -39,6 +41,9 @@ struct Waiting<I> {
     /// The connection on which the last attempt got no answer: another one is better.
     avoid: Option<usize>,
     last_failure: Option<String>,
+    /// When the first attempt began.
+    since: Option<Timestamp>,
+    told_of_delay: bool,
 }
 
 /// An attempt that is over; the connection, and what it said, if it did in time.
@@ -48,7 +53,7 @@ struct Attempted<I> {
     answer: Option<Result<Accepted, Error>>,
 }
 
-impl<I: Send + 'static> Dispatcher<I> {
+impl<I: Clone + Send + 'static> Dispatcher<I> {
     pub(super) fn new(service: Service, report: Arc<dyn Report<I>>, clock: Clock, random: Random) -> Self {
         let queue = service.queue;
         let connections = service.connections.into_iter();
@@ -87,9 +92,10 @@ impl<I: Send + 'static> Dispatcher<I> {
                     break;
                 };
                 let now = (self.clock)();
-                let Some(waiting) = self.still_useful(waiting, now) else { continue };
+                let Some(mut waiting) = self.still_useful(waiting, now) else { continue };
                 let Some(connection) = self.take_room(waiting.avoid) else { continue };
                 let service = Arc::clone(&self.connections[connection].service);
+                waiting.since.get_or_insert(now);
                 attempts.push(attempt(waiting, connection, service, now, self.attempt_timeout));
             }
             tokio::select! {
@@ -114,8 +120,7 @@ impl<I: Send + 'static> Dispatcher<I> {
     fn still_useful(&self, waiting: Waiting<I>, now: Timestamp) -> Option<Waiting<I>> {
         let job = &waiting.queued.job;
         if job.message.expires_at <= now {
-            let reason =
-                waiting.last_failure.unwrap_or_else(|| format!("expired while it waited for {}", self.kind));
+            let reason = waiting.last_failure.unwrap_or_else(|| EXPIRED.to_owned());
             self.end(waiting.queued, Outcome::Failed { reason });
             None
         } else if self.report.wanted(&job.id) {
@@ -179,7 +184,7 @@ impl<I: Send + 'static> Dispatcher<I> {
             Err(Error::Unreachable { reason }) => {
                 self.complaints.warn("the push service is out of reach", &reason, now);
                 waiting.avoid = Some(connection);
-                (reason, None)
+                (UNREACHABLE.to_owned(), None)
             }
             Err(Error::Retry { reason, after }) => (reason, after),
         };
@@ -194,6 +199,11 @@ impl<I: Send + 'static> Dispatcher<I> {
             return None;
         };
         tracing::debug!(%service, kind, id, failures, reason, ?delay, "push failed: will be tried again");
+        let first = waiting.since.unwrap_or(now);
+        if !waiting.told_of_delay && first.until(now) + delay >= DELAY_TOLD {
+            waiting.told_of_delay = true;
+            self.report.report(waiting.queued.job.id.clone(), Outcome::Delayed { reason: reason.clone() });
+        }
         waiting.last_failure = Some(reason);
         Some((delay, waiting))
     }
@@ -214,7 +224,7 @@ impl Connection {
 
 impl<I> Waiting<I> {
     fn new(queued: Queued<I>) -> Self {
-        Self { queued, failures: 0, avoid: None, last_failure: None }
+        Self { queued, failures: 0, avoid: None, last_failure: None, since: None, told_of_delay: false }
     }
 }
 
