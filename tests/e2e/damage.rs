@@ -17,9 +17,7 @@ use device_sim::{
 };
 use tonic::Code;
 
-use crate::support::{
-    approve, ask, ledger::Ledger, past::open_log, phone_refusal, refused, set, started,
-};
+use crate::support::{approve, ask, ledger::Ledger, past::open_log, phone_refusal, refused, set, started};
 
 /// An event of a type that this release does not know.
 fn unknown_event(may_ignore: bool) -> EventRecord {
@@ -201,10 +199,9 @@ async fn who_cannot_be_pushed_to_lists_what_waits_and_approves_all_the_same() ->
         let mut updates = world.login.watch(&issued.approval_id, 1).await?;
         let next = tokio::time::timeout(PATIENCE, updates.next()).await.context("no progress comes")??;
         match next.context("the stream ended")?.step {
-            Step::Progress(told) => assert_eq!(
-                (told.kind, told.reason.as_str()),
-                (progress::Kind::PushDelayed, "UNREACHABLE")
-            ),
+            Step::Progress(told) => {
+                assert_eq!((told.kind, told.reason.as_str()), (progress::Kind::PushDelayed, "UNREACHABLE"))
+            }
             other => panic!("not progress: {other:?}"),
         }
         approve(&world, &person.phone, &issued).await?;

@@ -12,6 +12,20 @@ static BASE32: LazyLock<Encoding> = LazyLock::new(|| {
     alphabet.encoding().expect("32 symbols, no padding: a valid encoding")
 });
 
+/// The text of an id's bytes.
+pub fn to_text(bytes: &[u8]) -> String {
+    BASE32.encode(bytes)
+}
+
+/// The bytes of an id's text; none if it is not what [`to_text`] makes of so many bytes.
+pub fn from_text<const N: usize>(text: &str) -> Option<[u8; N]> {
+    // Only the length of this kind's text is decoded: the input is somebody else's.
+    if text.len() != (N * 8).div_ceil(5) {
+        return None;
+    }
+    BASE32.decode(text.as_bytes()).ok()?.try_into().ok()
+}
+
 /// A text that is no identifier of the kind that is asked for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("not a valid {kind} id")]
@@ -48,7 +62,7 @@ macro_rules! id {
 
         impl fmt::Display for $name {
             fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str(&BASE32.encode(&self.0))
+                f.write_str(&to_text(&self.0))
             }
         }
 
@@ -62,12 +76,7 @@ macro_rules! id {
             type Err = InvalidId;
 
             fn from_str(text: &str) -> Result<Self, InvalidId> {
-                // Only the length of this kind's text is decoded: the input is somebody else's.
-                if text.len() != ($bytes * 8usize).div_ceil(5) {
-                    return Err(InvalidId { kind: $kind });
-                }
-                let bytes = BASE32.decode(text.as_bytes()).map_err(|_| InvalidId { kind: $kind })?;
-                Self::from_slice(&bytes)
+                from_text(text).map(Self).ok_or(InvalidId { kind: $kind })
             }
         }
     };

@@ -2,16 +2,19 @@
 //! files are read themselves.
 
 mod describe;
-
 mod mend;
+mod text;
 
-use std::io::Write as _;
+use std::{
+    io::{self, Write as _},
+    path::Path,
+};
 
 use anyhow::Context as _;
 use clap::{Args, Subcommand};
 use countersign::{
     keys::{self, Keys},
-    log::{Entry, EventRecord, OfflineLog, Position, StreamId},
+    log::{Ending, Entry, EventRecord, OfflineLog, Position, StartError, StreamId, log_exists},
 };
 use countersign_domain::ApprovalId;
 use countersign_proto::v1;
@@ -38,9 +41,12 @@ pub(crate) enum LogCommand {
 struct Shown {
     #[command(flatten)]
     config: ConfigFile,
-    /// One JSON object a line
+    /// One JSON object a line, with everything
     #[arg(long)]
     json: bool,
+    /// Every field of every event, not one line for each
+    #[arg(short, long, conflicts_with = "json")]
+    long: bool,
     /// Open what is sealed, with the keys of the configuration: names, addresses, numbers
     #[arg(long)]
     open: bool,
@@ -86,7 +92,7 @@ pub(crate) async fn run(command: LogCommand) -> anyhow::Result<()> {
                 last: if tail.lines == 0 { 1 } else { tail.lines },
                 ..Default::default()
             };
-            Printer::new(&tail.shown, None)?.print(request).await
+            as_far_as_it_is_read(Printer::new(&tail.shown, None)?.print(request).await)
         }
         LogCommand::Show(show) => {
             let request = v1::ReadLogRequest {
@@ -95,16 +101,46 @@ pub(crate) async fn run(command: LogCommand) -> anyhow::Result<()> {
                 stream: show.stream.map(|stream| stream.to_string()).unwrap_or_default(),
                 ..Default::default()
             };
-            Printer::new(&show.shown, show.approval)?.print(request).await
+            as_far_as_it_is_read(Printer::new(&show.shown, show.approval)?.print(request).await)
         }
         LogCommand::Verify(verify) => mend::verify(&verify),
         LogCommand::Repair(repair) => mend::repair(&repair),
     }
 }
 
+/// What a start has refused, with what can be done about it.
+pub(crate) fn with_hint(error: anyhow::Error, config: &ConfigFile) -> anyhow::Error {
+    match error.downcast_ref::<StartError>() {
+        Some(refused) if refused.repair_may_help() => anyhow::anyhow!("{error:#}; {}", hint(config)),
+        _ => error,
+    }
+}
+
+fn hint(config: &ConfigFile) -> String {
+    format!("`countersign log repair --config {}` says what can be done", config.file.display())
+}
+
+/// Whoever has read enough, such as `head`, has closed the pipe: no reason to complain.
+fn as_far_as_it_is_read(done: anyhow::Result<()>) -> anyhow::Result<()> {
+    let closed = |cause: &(dyn std::error::Error + 'static)| {
+        cause.downcast_ref::<io::Error>().is_some_and(|error| error.kind() == io::ErrorKind::BrokenPipe)
+    };
+    match done {
+        Err(error) if error.chain().any(closed) => Ok(()),
+        done => done,
+    }
+}
+
+fn must_exist(folder: &Path) -> anyhow::Result<()> {
+    let there = log_exists(folder)?;
+    anyhow::ensure!(there, "there is no log yet in {}: `countersign serve` makes it", folder.display());
+    Ok(())
+}
+
 struct Printer {
     config: countersign::config::Config,
     json: bool,
+    long: bool,
     keys: Option<Keys>,
     approval: Option<String>,
 }
@@ -113,7 +149,8 @@ impl Printer {
     fn new(shown: &Shown, approval: Option<ApprovalId>) -> anyhow::Result<Self> {
         let config = shown.config.load()?;
         let keys = if shown.open { Some(keys::folder::load(&config.keys.folder)?) } else { None };
-        Ok(Self { config, json: shown.json, keys, approval: approval.map(|id| id.to_string()) })
+        let approval = approval.map(|id| id.to_string());
+        Ok(Self { config, json: shown.json, long: shown.long, keys, approval })
     }
 
     /// Of a running broker, or of its files when none runs.
@@ -122,21 +159,36 @@ impl Printer {
             return self.print_offline(&request);
         }
         let mut broker = admin_client::connect(&self.config).await?;
+        let (from, mut any) = (request.from, false);
         let mut entries = broker.read_log(request).await.map_err(|status| said(&status))?.into_inner();
         while let Some(entry) = entries.message().await.map_err(|status| said(&status))? {
             self.entry(&Shaped::from_message(&entry)?)?;
+            any = true;
+        }
+        if !any && from > 1 {
+            let newest = v1::ReadLogRequest { last: 1, ..Default::default() };
+            let mut newest = broker.read_log(newest).await.map_err(|status| said(&status))?.into_inner();
+            let head = newest.message().await.map_err(|status| said(&status))?;
+            say_where_it_ends(from, head.map_or(0, |head| head.position));
         }
         Ok(())
     }
 
     fn print_offline(&self, request: &v1::ReadLogRequest) -> anyhow::Result<()> {
+        let folder = &self.config.log.folder;
+        must_exist(folder)?;
         anyhow::ensure!(
             !request.follow,
             "no broker runs with this configuration: there is nothing to follow"
         );
-        let log = OfflineLog::open(&self.config.log.folder)?;
-        let Some(head) = log.head() else { return Ok(()) };
-        let newest = head.number().saturating_sub(request.last.saturating_sub(1));
+        let log = OfflineLog::open(folder)?;
+        anyhow::ensure!(
+            *log.ending() != Ending::Nothing,
+            "the journal in {} is missing; `countersign log verify` says more",
+            folder.display()
+        );
+        let head = log.head().map_or(0, Position::number);
+        let newest = head.saturating_sub(request.last.saturating_sub(1));
         let from = if request.last > 0 { newest } else { request.from };
         let mut left = if request.limit == 0 { u64::MAX } else { request.limit };
         for entry in log.entries(Position::new(from).unwrap_or(Position::FIRST)) {
@@ -150,6 +202,7 @@ impl Printer {
             left -= 1;
             self.entry(&Shaped::from(&entry))?;
         }
+        say_where_it_ends(request.from, head);
         Ok(())
     }
 
@@ -160,7 +213,7 @@ impl Printer {
         if events.is_empty() {
             return Ok(());
         }
-        let mut out = std::io::stdout().lock();
+        let mut out = io::stdout().lock();
         if self.json {
             let line = json!({
                 "position": entry.position,
@@ -170,11 +223,10 @@ impl Printer {
                 "events": events,
             });
             writeln!(out, "{line}")?;
+        } else if self.long {
+            text::long(&mut out, entry, &events)?;
         } else {
-            writeln!(out, "{:>8}  {}  {}", entry.position, entry.recorded_at, entry.stream)?;
-            for event in &events {
-                text(&mut out, event)?;
-            }
+            text::short(&mut out, entry, &events)?;
         }
         out.flush()?;
         Ok(())
@@ -182,6 +234,15 @@ impl Printer {
 
     fn concerns(&self, event: &Value) -> bool {
         self.approval.as_deref().is_none_or(|id| event["approval"] == id || event["subject"] == id)
+    }
+}
+
+/// For who asks for what is not there yet.
+fn say_where_it_ends(from: u64, head: u64) {
+    match head {
+        _ if from <= head || from <= 1 => {}
+        0 => eprintln!("the log has no entry yet"),
+        head => eprintln!("the log ends at position {head}"),
     }
 }
 
@@ -224,22 +285,4 @@ impl From<&Entry> for Shaped {
             events: entry.events.clone(),
         }
     }
-}
-
-/// The type on a line of its own, its fields below.
-fn text(out: &mut impl std::io::Write, event: &Value) -> std::io::Result<()> {
-    writeln!(out, "          {}", event["type"].as_str().unwrap_or("?"))?;
-    for (name, value) in event.as_object().into_iter().flatten().filter(|(name, _)| *name != "type") {
-        match value {
-            Value::String(text) => writeln!(out, "            {name}: {text}")?,
-            Value::Object(inner) if name != "policy" => {
-                for (inner_name, value) in inner {
-                    let value = value.as_str().map_or_else(|| value.to_string(), ToOwned::to_owned);
-                    writeln!(out, "            {name}.{inner_name}: {value}")?;
-                }
-            }
-            other => writeln!(out, "            {name}: {other}")?,
-        }
-    }
-    Ok(())
 }

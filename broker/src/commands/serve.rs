@@ -16,14 +16,14 @@ use tokio::signal::unix::{SignalKind, signal};
 
 use crate::ConfigFile;
 
-pub(crate) async fn run(config: &ConfigFile) -> anyhow::Result<()> {
-    let config = config.load()?;
+pub(crate) async fn run(file: &ConfigFile) -> anyhow::Result<()> {
+    let config = file.load()?;
     telemetry::start(&config.telemetry);
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
 
     let foundations = tokio::select! {
-        started = foundations(&config) => started?,
+        started = foundations(&config) => started.map_err(|error| super::log::with_hint(error, file))?,
         // A rebuild of the store can take minutes. Nothing that is durable is lost by not waiting for it.
         _ = terminate.recv() => std::process::exit(0),
         _ = interrupt.recv() => std::process::exit(0),

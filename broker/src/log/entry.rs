@@ -5,6 +5,7 @@ use std::num::NonZeroU64;
 use std::str::FromStr;
 
 use bytes::Bytes;
+use countersign_domain::ids::{from_text, to_text};
 use serde::{Deserialize, Serialize};
 
 /// The most bytes that one entry may have, as [`Append::bytes`] counts them. 64 entries go into one value of
@@ -116,8 +117,8 @@ impl StreamKind {
     }
 }
 
-/// Names one stream. In text it is its kind and its id as 26 digits of Crockford's base32, most significant
-/// first, in lower case: `account/00000000000000000000000001`.
+/// Names one stream. In text it is its kind and its id as the id of an account or a relying party is written
+/// everywhere else, so that an operator finds the one by the other: `account/60rk4csm6mv3ee1sc5h66s35cr`.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct StreamId {
     kind: StreamKind,
@@ -141,18 +142,9 @@ impl StreamId {
     }
 }
 
-const BASE32_DIGITS: &[u8; 32] = b"0123456789abcdefghjkmnpqrstvwxyz";
-const ID_DIGITS: usize = 26;
-
 impl fmt::Display for StreamId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let number = u128::from_be_bytes(self.id);
-        write!(f, "{}/", self.kind.name())?;
-        for digit in (0..ID_DIGITS).rev() {
-            let value = (number >> (5 * digit)) as usize & 31;
-            write!(f, "{}", char::from(BASE32_DIGITS[value]))?;
-        }
-        Ok(())
+        write!(f, "{}/{}", self.kind.name(), to_text(&self.id))
     }
 }
 
@@ -172,25 +164,11 @@ pub struct NotAStream;
 impl FromStr for StreamId {
     type Err = NotAStream;
 
-    /// Reads what `Display` writes, in either case. The digits are exactly those of Crockford's alphabet: the
-    /// letters that it takes for digits in what people type (i, l, o) are refused, since nobody types this.
+    /// Reads what `Display` writes, and nothing else: one stream has one text.
     fn from_str(text: &str) -> Result<Self, NotAStream> {
-        let (kind, digits) = text.split_once('/').ok_or(NotAStream)?;
+        let (kind, id) = text.split_once('/').ok_or(NotAStream)?;
         let kind = StreamKind::ALL.into_iter().find(|known| known.name() == kind).ok_or(NotAStream)?;
-        if digits.len() != ID_DIGITS {
-            return Err(NotAStream);
-        }
-        let mut number: u128 = 0;
-        for digit in digits.bytes() {
-            let digit = digit.to_ascii_lowercase();
-            let value = BASE32_DIGITS.iter().position(|known| *known == digit).ok_or(NotAStream)?;
-            // 26 digits hold 130 bits: the first digit may use three of its five.
-            number = number
-                .checked_mul(32)
-                .and_then(|shifted| shifted.checked_add(value as u128))
-                .ok_or(NotAStream)?;
-        }
-        Ok(Self::new(kind, number.to_be_bytes()))
+        Ok(Self::new(kind, from_text(id).ok_or(NotAStream)?))
     }
 }
 
@@ -323,9 +301,20 @@ mod tests {
     #[test]
     fn a_streams_text_is_what_it_always_was() {
         let stream = StreamId::new(StreamKind::RelyingParty, *b"0123456789abcdef");
-        assert_eq!(stream.to_string(), "relying-party/1g64s36d1n6rvkgeb1c9hp8sb6");
+        assert_eq!(stream.to_string(), "relying-party/60rk4csm6mv3ee1sc5h66s35cr");
         let least = StreamId::new(StreamKind::Account, 1_u128.to_be_bytes());
-        assert_eq!(least.to_string(), "account/00000000000000000000000001");
+        assert_eq!(least.to_string(), "account/00000000000000000000000004");
+    }
+
+    #[test]
+    fn a_streams_text_is_found_in_the_ids_of_what_belongs_to_its_account() {
+        use countersign_domain::{AccountId, ApprovalId};
+        let account = AccountId::from_bytes(*b"an account's id.");
+        let stream = StreamId::new(StreamKind::Account, *account.as_bytes()).to_string();
+        assert_eq!(stream, format!("account/{account}"));
+        let approval = ApprovalId::new(account, [0xff; 16]).to_string();
+        // Of the last digit, two bits are what follows in the longer id.
+        assert!(approval.starts_with(stream["account/".len()..].split_at(25).0), "{approval}");
     }
 
     #[test]
@@ -338,7 +327,8 @@ mod tests {
             "account/0000000000000000000000000",
             "account/000000000000000000000000000",
             "account/0000000000000000000000000o",
-            "account/80000000000000000000000000",
+            "account/00000000000000000000000001",
+            "account/0000000000000000000000000A",
             "account/0000000000000000000000000é",
         ] {
             assert_eq!(text.parse::<StreamId>(), Err(NotAStream), "{text}");

@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 
 use super::entry::{ENTRY_BYTES_MAX, EVENTS_PER_ENTRY_MAX, Position, Version};
+use super::local::{SNAPSHOT_FOLDER, STORE_FOLDER};
 
 /// Why an append did not become an entry. Except for [`Stopped`](Self::Stopped), nothing of it is in the log.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -151,8 +152,42 @@ pub enum StartError {
     /// What is on disk is not what was written, in a way that no crash explains. `log repair` may help.
     #[error(transparent)]
     Corrupt(#[from] Corruption),
-    /// Something that was made from the journal knows of more than the journal has: the journal lost entries
-    /// that may have been acknowledged. `log repair` may bring them back.
+    /// Something that was made from the journal says otherwise than what is there.
+    #[error(transparent)]
+    Contradicted(#[from] Contradiction),
+    /// The operating system refused.
+    #[error(transparent)]
+    Disk(#[from] DiskError),
+}
+
+impl StartError {
+    /// Whether `log repair` has something to say about it.
+    pub fn repair_may_help(&self) -> bool {
+        matches!(self, Self::Corrupt(_) | Self::Contradicted(_))
+    }
+}
+
+/// What the journal is contradicted by. Snapshots and store are made from the journal and after it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
+#[serde(rename_all = "kebab-case")]
+pub enum Contradiction {
+    /// There is no journal, and something that was made from one.
+    #[error(
+        "{} is empty, but {} {}: is the volume mounted, was the backup restored? \
+         If a new log is meant to begin here, delete {} and {} first",
+        .journal.display(), .witness.display(), knows_of(*.seen),
+        beside(.journal, SNAPSHOT_FOLDER).display(), beside(.journal, STORE_FOLDER).display()
+    )]
+    NoJournal {
+        /// Where the journal should be.
+        journal: PathBuf,
+        /// What was made from it.
+        witness: PathBuf,
+        /// The last position that it knows of, if that can be read.
+        seen: Option<Position>,
+    },
+    /// Something was made from this journal and knows of more than it has: the journal has lost entries that
+    /// may have been acknowledged. `log repair` may bring them back.
     #[error(
         "{} knows of position {seen}, but the journal ends {}: it has lost entries", .witness.display(),
         match .journal { Some(last) => format!("at position {last}"), None => "before the first".to_owned() }
@@ -165,9 +200,31 @@ pub enum StartError {
         /// The last position of the journal; none if it is empty.
         journal: Option<Position>,
     },
-    /// The operating system refused.
-    #[error(transparent)]
-    Disk(#[from] DiskError),
+    /// Something was made from another journal.
+    #[error(
+        "{} was made from another journal than the one in {}: two logs are mixed here. Put back the journal \
+         that belongs to it; or, to go on with this one, delete {} and {}, which are made from it again",
+        .witness.display(), .journal.display(),
+        beside(.journal, SNAPSHOT_FOLDER).display(), beside(.journal, STORE_FOLDER).display()
+    )]
+    AnotherJournal {
+        /// Where the journal is.
+        journal: PathBuf,
+        /// What was made from another one.
+        witness: PathBuf,
+    },
+}
+
+fn knows_of(seen: Option<Position>) -> String {
+    match seen.map(Position::number) {
+        Some(1) => "knows of 1 entry".to_owned(),
+        Some(entries) => format!("knows of {entries} entries"),
+        None => "is there, which is made from a journal".to_owned(),
+    }
+}
+
+fn beside(journal: &Path, name: &str) -> PathBuf {
+    journal.with_file_name(name)
 }
 
 /// What was found on disk instead of what was written.

@@ -183,6 +183,18 @@ impl LocalLog {
     }
 }
 
+impl LocalLog {
+    /// Whether somebody claims to have come further than the log. At the next start that would be evidence
+    /// against the journal.
+    fn is_beyond(&self, name: &str, position: Position) -> bool {
+        let beyond = Some(position) > self.head();
+        if beyond {
+            tracing::error!(name, %position, "nobody can have come further than the log: not saved");
+        }
+        beyond
+    }
+}
+
 #[cfg(test)]
 impl LocalLog {
     pub(crate) fn sources(&self) -> &Arc<Sources> {
@@ -345,6 +357,9 @@ impl EventLog for LocalLog {
 
     async fn save_cursor(&self, name: &str, position: Position) {
         let Some(store) = self.sources.store.get() else { return };
+        if self.is_beyond(name, position) {
+            return;
+        }
         let name = name.to_owned();
         if let Err(error) = blocking(&self.sources, move |_| store.save_cursor(&name, position)).await {
             tracing::warn!(%error, "a cursor cannot be saved");
@@ -360,6 +375,9 @@ impl EventLog for LocalLog {
     async fn save_snapshot(&self, name: &str, position: Position, bytes: Bytes) {
         if bytes.len() > SNAPSHOT_BYTES_MAX {
             tracing::error!(name, bytes = bytes.len(), "a snapshot is too large to be saved");
+            return;
+        }
+        if self.is_beyond(name, position) {
             return;
         }
         let (snapshots, name) = (Arc::clone(&self.snapshots), format!("{MODEL_PREFIX}{name}"));

@@ -29,4 +29,10 @@ impl Lock {
             Err(error) => Err(DiskError::new("lock", &path, &error.into()).into()),
         }
     }
+
+    /// Whether a process has locked the log in this folder, as far as we may know.
+    pub(crate) fn is_taken(folder: &Path) -> bool {
+        let probe = |file: File| flock(&file, FlockOperation::NonBlockingLockShared);
+        File::open(folder.join(LOCK_NAME)).is_ok_and(|file| probe(file) == Err(Errno::WOULDBLOCK))
+    }
 }

@@ -19,6 +19,7 @@
 //! | `recent` | from then on it is read from memory, and followers are woken |
 //! | `keeper`, `store` | a second thread puts it into sled, 64 entries to a value |
 //! | `reading` | readers and followers take it from memory, else from sled, else from the journal |
+//! | `witness` | what was made from the journal says what the journal must have |
 //! | `start` | after a stop or a crash: what the journal holds is made durable, what sled lacks is put there |
 //! | `verify`, `repair`, `offline` | looking at a log, and mending it, when no broker runs |
 
@@ -45,6 +46,7 @@ mod snapshots;
 mod start;
 mod store;
 mod verify;
+mod witness;
 
 #[cfg(test)]
 mod contract;
@@ -61,11 +63,12 @@ pub use entry::{
     Append, Appended, ENTRY_BYTES_MAX, EVENTS_PER_ENTRY_MAX, Entry, EventRecord, Expected, NotAStream,
     Position, StreamId, StreamKind, Urgency, Version,
 };
-pub use error::{AppendError, Corruption, Damage, DiskError, Fault, ReadError, StartError};
+pub use error::{AppendError, Contradiction, Corruption, Damage, DiskError, Fault, ReadError, StartError};
 pub use local::{LocalLog, LogConfig};
 pub use memory::{Crash, MemoryLog};
 pub use offline::{Ending, Entries, OfflineLog};
 pub use verify::{Report, SegmentReport, verify};
+pub use witness::log_exists;
 
 /// An append-only log of entries, in streams.
 ///

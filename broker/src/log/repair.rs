@@ -7,6 +7,11 @@
 //! what comes after it is set aside. Nothing is deleted: whatever is replaced is kept in the folder
 //! `replaced`.
 //!
+//! That nothing would be lost is said only if it is known. What there was is told by the records in front of
+//! the damage and behind it (a sound header is enough), by the segments that follow, by snapshots and store,
+//! and by the closing record, behind which there is nothing. Where none of them speaks of bytes that are not
+//! zero, nobody knows what they were, and the plan says that.
+//!
 //! A torn write at the end needs no repair; the next start cuts it off.
 
 use std::collections::BTreeMap;
@@ -18,20 +23,17 @@ use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
 use super::entry::{ENTRY_BYTES_MAX, Position};
-use super::error::{Corruption, DiskError, StartError};
+use super::error::{Contradiction, Corruption, DiskError, StartError};
 use super::format::{decode_entry, put_behind_length, split_entries};
-use super::heads::Heads;
 use super::journal::disk::{Disk, DiskFile, OsDisk, install};
-use super::journal::format::{
-    JournalId, RECORD_BYTES_LIMIT, RecordKind, SEGMENT_HEADER_BYTES, SegmentHeader,
-};
+use super::journal::format::{JournalId, RECORD_BYTES_LIMIT, SEGMENT_HEADER_BYTES, SegmentHeader};
 use super::journal::segment::{self, SegmentReader, segment_name};
 use super::journal::writer::Batch;
 use super::local::LogConfig;
 use super::lock::Lock;
-use super::snapshots::{HEADS, Snapshots};
-use super::store::{Store, group_last, group_of, set_aside};
-use super::verify::{Report, verify};
+use super::store::{group_last, group_of, set_aside};
+use super::verify::{Report, verify_against};
+use super::witness::Witnesses;
 
 /// Where what is replaced is kept, in the log's folder.
 const REPLACED_FOLDER: &str = "replaced";
@@ -48,12 +50,87 @@ pub struct Plan {
     pub folder: PathBuf,
     /// What is wrong.
     pub findings: Vec<Corruption>,
-    /// What would be done, in this order; nothing if nothing needs to be.
+    /// What the journal should have, by what was made from it.
+    pub contradictions: Vec<Contradiction>,
+    /// What would be done, in this order; nothing if nothing needs to be, or can be.
     pub steps: Vec<Step>,
-    /// The positions that would be lost for good: from the first to the last that is known of.
-    pub lost: Option<(Position, Position)>,
+    /// What would be lost for good; none only if it is known that nothing would be.
+    pub lost: Option<Loss>,
     /// What the files were like that the plan was made from.
     pub files: Vec<FileState>,
+}
+
+impl Plan {
+    /// Whether anything is wrong.
+    pub fn is_sound(&self) -> bool {
+        self.findings.is_empty() && self.contradictions.is_empty()
+    }
+}
+
+/// What a repair would lose for good.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Loss {
+    /// The first position that the log would not have any more.
+    pub first: Position,
+    /// The last one that is known of; none if it is only possible that there was anything.
+    pub last: Option<Position>,
+    /// Those that can be read, from the first to the last of each stretch, and cannot be kept: nothing may
+    /// follow a gap. They stay in the files that are replaced.
+    pub readable: Vec<(Position, Position)>,
+    /// Bytes at the end that nothing explains: an unknown number of entries, or a write that was interrupted.
+    pub unread: Option<Unread>,
+}
+
+/// Bytes that are not zero, and not known to be anything.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Unread {
+    /// The file.
+    pub file: PathBuf,
+    /// Where they begin, in bytes from its start.
+    pub offset: u64,
+    /// How many there are.
+    pub bytes: u64,
+}
+
+impl fmt::Display for Loss {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if let Some(last) = self.last {
+            write!(f, "{}", Span(self.first, last))?;
+            if !self.readable.is_empty() {
+                let spans: Vec<_> =
+                    self.readable.iter().map(|(first, last)| Span(*first, *last).to_string()).collect();
+                write!(
+                    f,
+                    "; {} can be read but not kept, since nothing may follow a gap",
+                    spans.join(" and ")
+                )?;
+            }
+        }
+        if let Some(Unread { file, offset, bytes }) = &self.unread {
+            let and = if self.last.is_some() { "; and " } else { "" };
+            write!(
+                f,
+                "{and}an unknown number of entries from position {} on: {}, byte {offset}, has {bytes} bytes that \
+                 cannot be read",
+                Position::after(self.last).max(self.first),
+                file.display()
+            )?;
+        }
+        Ok(())
+    }
+}
+
+/// A stretch of positions.
+struct Span(Position, Position);
+
+impl fmt::Display for Span {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.0 == self.1 {
+            write!(f, "position {}", self.0)
+        } else {
+            write!(f, "positions {} to {}", self.0, self.1)
+        }
+    }
 }
 
 /// One step of a plan.
@@ -76,8 +153,11 @@ pub enum Step {
     },
     /// The store is set aside, since it knows of more than the journal will have.
     SetStoreAside,
-    /// The saved heads are set aside, since they know of more than the journal will have.
-    SetHeadsAside,
+    /// A snapshot is set aside, since it knows of more than the journal will have.
+    SetSnapshotAside {
+        /// Its name.
+        name: String,
+    },
 }
 
 impl fmt::Display for Step {
@@ -86,14 +166,17 @@ impl fmt::Display for Step {
             Self::SetSegmentAside { first } => write!(f, "set segment {} aside", segment_name(*first)),
             Self::RewriteSegment { first, last: Some(last), from_store } => write!(
                 f,
-                "write segment {} anew with positions {first} to {last}, {from_store} of them from the store",
-                segment_name(*first)
+                "write segment {} anew with {}, {from_store} of them from the store",
+                segment_name(*first),
+                Span(*first, *last)
             ),
             Self::RewriteSegment { first, last: None, .. } => {
                 write!(f, "write segment {} anew, without entries", segment_name(*first))
             }
             Self::SetStoreAside => f.write_str("set the store aside; the next start makes it anew"),
-            Self::SetHeadsAside => f.write_str("set the saved heads aside; the next start makes them anew"),
+            Self::SetSnapshotAside { name } => {
+                write!(f, "set the snapshot {name} aside; the next start makes it anew")
+            }
         }
     }
 }
@@ -135,18 +218,22 @@ pub fn plan(folder: &Path) -> Result<Plan, RepairError> {
     Survey::of(folder).map(|survey| survey.plan)
 }
 
-/// Does what a plan says, if a plan that is made now says the same.
-pub fn apply(plan: &Plan) -> Result<(), RepairError> {
+/// Does what a plan says, if a plan that is made now says the same. Gives the files that were replaced, where
+/// they are now.
+pub fn apply(plan: &Plan) -> Result<Vec<PathBuf>, RepairError> {
     let _lock = Lock::take(&plan.folder)?;
-    let survey = Survey::of(&plan.folder)?;
+    let mut survey = Survey::of(&plan.folder)?;
     if survey.plan != *plan {
         return Err(RepairError::Changed);
     }
+    // sled would make files where another store is to be.
+    survey.witnesses.store = None;
+    let mut kept = Vec::new();
     for step in &plan.steps {
         tracing::info!(%step, "repairing");
-        survey.execute(step)?;
+        kept.extend(survey.execute(step)?);
     }
-    Ok(())
+    Ok(kept)
 }
 
 /// A part of the journal that one segment has or should have.
@@ -163,6 +250,7 @@ struct Stretch {
 struct Survey {
     config: LogConfig,
     plan: Plan,
+    witnesses: Witnesses,
     journal: JournalId,
     /// The entries of the segments that are to be written anew.
     found: BTreeMap<Position, Found>,
@@ -174,122 +262,95 @@ type Found = BTreeMap<Position, Bytes>;
 impl Survey {
     fn of(folder: &Path) -> Result<Self, RepairError> {
         let config = LogConfig::new(folder);
-        let report = verify(folder)?;
+        let witnesses = Witnesses::ask(&config, true)?;
+        let report = verify_against(&config, &witnesses.claims)?;
         let files =
             report.segments.iter().map(|segment| state_of(&segment.file)).collect::<Result<_, _>>()?;
-        let (folder, findings) = (folder.to_owned(), report.findings.clone());
-        let plan = Plan { folder, findings, steps: Vec::new(), lost: None, files };
-        if report.segments.is_empty() {
-            return Ok(Self { config, plan, journal: [0; 16], found: BTreeMap::new() });
+        let plan = Plan {
+            folder: folder.to_owned(),
+            findings: report.findings.clone(),
+            contradictions: report.contradictions.clone(),
+            steps: Vec::new(),
+            lost: None,
+            files,
+        };
+        let mut survey = Self { config, plan, witnesses, journal: [0; 16], found: BTreeMap::new() };
+        if !report.segments.is_empty() {
+            survey.journal = find_id(&survey.config.journal_folder(), &report)?;
+            survey.make_plan(&report)?;
         }
-        let journal = find_id(&config.journal_folder(), &report)?;
-        let mut survey = Self { config, plan, journal, found: BTreeMap::new() };
-        survey.make_plan(&report)?;
         Ok(survey)
     }
 
     fn make_plan(&mut self, report: &Report) -> Result<(), RepairError> {
-        let witness = Witness::ask(&self.config, self.journal);
-        let known = report.head.max(witness.stored).max(witness.heads);
-        let mut cut = None;
-        for stretch in stretches(report, known) {
+        let claimed = self.witnesses.of(self.journal).filter_map(|claim| claim.seen).max();
+        let mut known = report.head.max(claimed);
+        let stretches = stretches(report, known);
+        let end = stretches.len();
+        let (mut cut, mut readable, mut unread) = (None, Vec::new(), None);
+        for (number, mut stretch) in (1..).zip(stretches) {
+            if stretch.whole && cut.is_none() {
+                continue;
+            }
             let first = stretch.first;
+            let mut salvaged = salvage(&self.config.journal_folder(), self.header(first))?;
+            // How far the others go, the ones behind them tell.
+            if number == end {
+                known = known.max(salvaged.told);
+                stretch.last = known.filter(|last| *last >= first);
+                unread = salvaged.unread.take();
+            }
             if cut.is_some() {
                 // In front of the others: the last one goes first, so that a crash leaves no gap but the
                 // damage.
                 self.plan.steps.insert(0, Step::SetSegmentAside { first });
-            } else if !stretch.whole {
-                let mut found = salvage(&self.config.journal_folder(), self.header(first))?;
-                let from_store = witness.fill(&mut found, stretch);
-                let last = contiguous(&found, first);
-                self.plan.steps.push(Step::RewriteSegment { first, last, from_store });
-                self.found.insert(first, found);
-                cut = (last < stretch.last).then_some(last.map_or(first, Position::next));
+                readable.extend(salvaged.entries.into_keys());
+                continue;
             }
+            let mut found = salvaged.entries;
+            let filled = self.fill(&mut found, stretch);
+            let last = contiguous(&found, first);
+            let from_store = filled.iter().filter(|position| Some(**position) <= last).count() as u64;
+            self.plan.steps.push(Step::RewriteSegment { first, last, from_store });
+            if last < stretch.last {
+                let lost = last.map_or(first, Position::next);
+                readable.extend(found.range(lost..).map(|(position, _)| *position));
+                cut = Some(lost);
+            }
+            self.found.insert(first, found);
         }
-        if let (Some(cut), Some(known)) = (cut, known) {
-            self.plan.lost = Some((cut, known));
-            if witness.stored >= Some(cut) {
-                self.plan.steps.push(Step::SetStoreAside);
-            }
-            if witness.heads >= Some(cut) {
-                self.plan.steps.push(Step::SetHeadsAside);
-            }
+        if let Some(first) = cut {
+            self.set_aside_what_knows_of(first);
         }
+        let first = cut.or_else(|| unread.is_some().then(|| Position::after(known)));
+        self.plan.lost = first.map(|first| Loss {
+            first,
+            last: known.filter(|last| *last >= first),
+            readable: spans(&readable),
+            unread,
+        });
         Ok(())
     }
 
-    fn header(&self, first: Position) -> SegmentHeader {
-        SegmentHeader { journal: self.journal, first, record_bytes_max: RECORD_BYTES_MAX }
-    }
-
-    fn execute(&self, step: &Step) -> Result<(), RepairError> {
-        let journal = self.config.journal_folder();
-        match step {
-            Step::SetSegmentAside { first } => self.replace(&journal.join(segment_name(*first)), false)?,
-            Step::RewriteSegment { first, last, .. } => {
-                let (header, name) = (self.header(*first), segment_name(*first));
-                let found = self.found.get(first).into_iter().flatten();
-                let kept =
-                    found.map_while(|(position, entry)| (Some(*position) <= *last).then_some(&entry[..]));
-                self.replace(&journal.join(&name), true)?;
-                install(&OsDisk, &journal, &name, |file| write_segment(file, &header, kept))?;
+    /// What has seen lost positions must not be taken for something that was made from what gets them next.
+    fn set_aside_what_knows_of(&mut self, lost: Position) {
+        let store = self.config.store_folder();
+        let steps = self.witnesses.of(self.journal).filter(|claim| claim.seen >= Some(lost)).map(|claim| {
+            if claim.witness == store {
+                return Step::SetStoreAside;
             }
-            Step::SetStoreAside => {
-                let store = self.config.store_folder();
-                set_aside(&store).map_err(|error| DiskError::new("set aside", &store, &error))?;
-            }
-            Step::SetHeadsAside => self.replace(&self.config.snapshot_folder().join(HEADS), false)?,
-        }
-        Ok(OsDisk.sync_folder(&journal).map_err(|error| DiskError::new("sync", &journal, &error))?)
-    }
-
-    /// Keeps a file in the folder of what is replaced: as a second name if it stays until something takes its
-    /// place, else it moves there. One that is not there needs no keeping.
-    fn replace(&self, file: &Path, stays: bool) -> Result<(), DiskError> {
-        let folder = self.config.folder.join(REPLACED_FOLDER);
-        let failed = |error: &_| DiskError::new("keep", file, error);
-        fs::create_dir_all(&folder).map_err(|error| failed(&error))?;
-        let name = file.file_name().unwrap_or_default().to_string_lossy();
-        let free =
-            (0..u32::MAX).map(|number| folder.join(format!("{name}.{number}"))).find(|path| !path.exists());
-        let kept = free.expect("numbers do not run out");
-        let result = if stays { fs::hard_link(file, kept) } else { fs::rename(file, kept) };
-        match result {
-            Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(failed(&error)),
-            _ => {}
-        }
-        OsDisk.sync_folder(&folder).map_err(|error| failed(&error))
-    }
-}
-
-/// What else than the journal knows of entries.
-struct Witness {
-    store: Option<Store>,
-    /// The last position that the store has.
-    stored: Option<Position>,
-    /// The last position that the saved heads know of.
-    heads: Option<Position>,
-}
-
-impl Witness {
-    fn ask(config: &LogConfig, journal: JournalId) -> Self {
-        let folder = config.store_folder();
-        let store =
-            folder.exists().then(|| Store::open(&folder, config.store_cache_bytes, journal).ok()).flatten();
-        let stored = store.as_ref().and_then(|store| store.last().ok()).flatten();
-        let snapshot = Snapshots::new(OsDisk, config.snapshot_folder(), journal).load(HEADS);
-        let heads = snapshot.and_then(|(position, bytes)| {
-            let (_, highest) = Heads::from_bytes(&bytes)?;
-            highest.max(Some(position))
+            let name = claim.witness.file_name().unwrap_or_default().to_string_lossy();
+            Step::SetSnapshotAside { name: name.into_owned() }
         });
-        Self { store, stored, heads }
+        self.plan.steps.extend(steps);
     }
 
-    /// Adds entries that are missing in a stretch, and says how many there were here.
-    fn fill(&self, found: &mut Found, stretch: Stretch) -> u64 {
-        let Some((store, end)) = self.store.as_ref().zip(stretch.last.min(self.stored)) else { return 0 };
-        let (mut filled, mut next) = (0, stretch.first);
+    /// Adds entries that are missing in a stretch from the store, and says which.
+    fn fill(&self, found: &mut Found, stretch: Stretch) -> Vec<Position> {
+        let store = self.witnesses.store.as_ref().filter(|store| store.journal() == Some(self.journal));
+        let stored = store.and_then(|store| store.last().ok()).flatten();
+        let Some((store, end)) = store.zip(stretch.last.min(stored)) else { return Vec::new() };
+        let (mut filled, mut next) = (Vec::new(), stretch.first);
         while next <= end {
             let group = group_of(next);
             let body = store.group(group).ok().flatten().unwrap_or_default();
@@ -297,12 +358,63 @@ impl Witness {
             for (position, entry) in positions.zip(split_entries(&body).map_while(Result::ok)) {
                 if (stretch.first..=end).contains(&position) && !found.contains_key(&position) {
                     found.insert(position, Bytes::copy_from_slice(entry));
-                    filled += 1;
+                    filled.push(position);
                 }
             }
             next = group_last(group).next();
         }
         filled
+    }
+
+    fn header(&self, first: Position) -> SegmentHeader {
+        SegmentHeader { journal: self.journal, first, record_bytes_max: RECORD_BYTES_MAX }
+    }
+
+    /// Takes one step, and gives the file that was replaced, where it is now.
+    fn execute(&self, step: &Step) -> Result<Option<PathBuf>, RepairError> {
+        let journal = self.config.journal_folder();
+        let kept = match step {
+            Step::SetSegmentAside { first } => self.replace(&journal.join(segment_name(*first)), false)?,
+            Step::RewriteSegment { first, last, .. } => {
+                let (header, name) = (self.header(*first), segment_name(*first));
+                let found = self.found.get(first).into_iter().flatten();
+                let entries =
+                    found.map_while(|(position, entry)| (Some(*position) <= *last).then_some(&entry[..]));
+                let kept = self.replace(&journal.join(&name), true)?;
+                install(&OsDisk, &journal, &name, |file| write_segment(file, &header, entries))?;
+                kept
+            }
+            Step::SetStoreAside => {
+                let store = self.config.store_folder();
+                set_aside(&store).map_err(|error| DiskError::new("set aside", &store, &error))?;
+                None
+            }
+            Step::SetSnapshotAside { name } => {
+                self.replace(&self.config.snapshot_folder().join(name), false)?
+            }
+        };
+        OsDisk.sync_folder(&journal).map_err(|error| DiskError::new("sync", &journal, &error))?;
+        Ok(kept)
+    }
+
+    /// Keeps a file in the folder of what is replaced: as a second name if it stays until something takes its
+    /// place, else it moves there. One that is not there needs no keeping.
+    fn replace(&self, file: &Path, stays: bool) -> Result<Option<PathBuf>, DiskError> {
+        let folder = self.config.folder.join(REPLACED_FOLDER);
+        let failed = |error: &_| DiskError::new("keep", file, error);
+        fs::create_dir_all(&folder).map_err(|error| failed(&error))?;
+        let name = file.file_name().unwrap_or_default().to_string_lossy();
+        let free =
+            (0..u32::MAX).map(|number| folder.join(format!("{name}.{number}"))).find(|path| !path.exists());
+        let kept = free.expect("numbers do not run out");
+        let result = if stays { fs::hard_link(file, &kept) } else { fs::rename(file, &kept) };
+        let kept = match result {
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => None,
+            Err(error) => return Err(failed(&error)),
+            Ok(()) => Some(kept),
+        };
+        OsDisk.sync_folder(&folder).map_err(|error| failed(&error))?;
+        Ok(kept)
     }
 }
 
@@ -336,36 +448,73 @@ fn find_id(folder: &Path, report: &Report) -> Result<JournalId, RepairError> {
         let bytes = fs::read(&segment.file).map_err(|error| DiskError::new("read", &segment.file, &error))?;
         let Some(journal) = bytes.get(16..32).and_then(|id| id.try_into().ok()) else { continue };
         let header = SegmentHeader { journal, first: segment.first, record_bytes_max: RECORD_BYTES_LIMIT };
-        if !salvage(folder, header)?.is_empty() {
+        if !salvage(folder, header)?.entries.is_empty() {
             return Ok(journal);
         }
     }
     Err(RepairError::NoId)
 }
 
-/// All entries of all sound records in a segment, whatever is between them.
-fn salvage(folder: &Path, header: SegmentHeader) -> Result<Found, DiskError> {
-    let mut found = Found::new();
+/// What can be found of a segment, whatever is between.
+#[derive(Default)]
+struct Salvaged {
+    /// All entries of all sound records.
+    entries: Found,
+    /// The last position that a record's sound header tells of.
+    told: Option<Position>,
+    /// What is at the end and tells of nothing.
+    unread: Option<Unread>,
+}
+
+fn salvage(folder: &Path, header: SegmentHeader) -> Result<Salvaged, DiskError> {
+    let mut salvaged = Salvaged::default();
     let header = SegmentHeader { record_bytes_max: RECORD_BYTES_LIMIT, ..header };
-    let Some(mut reader) = SegmentReader::open_as(&OsDisk, folder, header)? else { return Ok(found) };
+    let Some(mut reader) = SegmentReader::open_as(&OsDisk, folder, header)? else { return Ok(salvaged) };
     loop {
         match reader.read()? {
-            segment::Found::Record(_) => {
+            segment::Found::Record(record) => {
                 let sound = reader.entries().filter_map(|(position, entry)| {
                     let entry = Bytes::copy_from_slice(entry);
                     decode_entry(&entry, position).is_ok().then_some((position, entry))
                 });
-                found.extend(sound);
+                salvaged.entries.extend(sound);
+                salvaged.told = salvaged.told.max(Some(record.last()));
             }
-            segment::Found::End => return Ok(found),
-            segment::Found::Closed | segment::Found::Damaged(_) => {
-                let (from, last) = (reader.offset + 1, reader.length);
-                let later = reader.find_header(from, last, |header| header.kind == RecordKind::Entries)?;
-                let Some((offset, header)) = later else { return Ok(found) };
-                reader.seek(offset, header.first);
+            segment::Found::End | segment::Found::Closed => return Ok(salvaged),
+            segment::Found::Damaged(_) => {
+                // Of a record whose body is damaged, or that does not belong here, the header still tells.
+                let (at, expected) = (reader.offset, reader.next);
+                let told = reader.record_header_at(at)?.filter(|header| header.first >= expected);
+                let end = told.map_or(at, |header| at + header.record_bytes());
+                salvaged.told = salvaged.told.max(told.and_then(|header| header.last()));
+                let later = reader.find_header(at + 1, reader.length, |header| header.first >= expected)?;
+                if let Some((offset, header)) = later {
+                    reader.seek(offset, header.first);
+                    // Behind a gap, the next header tells where it ends.
+                    salvaged.told = salvaged.told.max(header.first.before());
+                    continue;
+                }
+                salvaged.unread = reader.last_byte_from(end)?.map(|last| Unread {
+                    file: reader.path().to_owned(),
+                    offset: end,
+                    bytes: last + 1 - end,
+                });
+                return Ok(salvaged);
             }
         }
     }
+}
+
+/// The stretches that positions make, which come in their order, some of them twice.
+fn spans(positions: &[Position]) -> Vec<(Position, Position)> {
+    let mut spans: Vec<(Position, Position)> = Vec::new();
+    for position in positions {
+        match spans.last_mut() {
+            Some((_, last)) if *position <= last.next() => *last = *position.max(last),
+            _ => spans.push((*position, *position)),
+        }
+    }
+    spans
 }
 
 /// The last position that is reached from `first` without a gap.

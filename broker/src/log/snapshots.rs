@@ -20,8 +20,10 @@ use bytes::Bytes;
 
 use super::entry::Position;
 use super::error::DiskError;
+use super::heads::Heads;
 use super::journal::disk::{Disk, install};
 use super::journal::format::JournalId;
+use super::witness::Claim;
 
 const MAGIC: [u8; 8] = *b"csignsnp";
 const FORMAT: u16 = 1;
@@ -86,33 +88,72 @@ impl<D: Disk> Snapshots<D> {
     /// journal that is intact.
     pub(crate) fn load(&self, name: &str) -> Option<(Position, Bytes)> {
         let path = self.path(check_name(name, &self.folder).ok()?);
-        let bytes = self.read(&path)?;
-        let snapshot = parse(&bytes, self.journal);
+        let bytes = read(&self.disk, &path)?;
+        let snapshot = Snapshot::parse(&bytes).filter(|snapshot| snapshot.journal == self.journal);
         if snapshot.is_none() {
             tracing::warn!(file = %path.display(), "the snapshot is damaged or not of this log: not used");
         }
-        snapshot
-    }
-
-    fn read(&self, path: &Path) -> Option<Bytes> {
-        let file = self.disk.open(path).ok()?;
-        let mut bytes = vec![0; usize::try_from(file.length().ok()?).ok()?];
-        let read = file.read_at(&mut bytes, 0).ok()?;
-        bytes.truncate(read);
-        Some(bytes.into())
+        snapshot.map(|snapshot| (snapshot.position, snapshot.contents))
     }
 }
 
-fn parse(bytes: &Bytes, journal: JournalId) -> Option<(Position, Bytes)> {
-    let contents_bytes = bytes.len().checked_sub(HEADER_BYTES + CRC_BYTES)?;
-    let (checked, crc) = bytes.split_at(HEADER_BYTES + contents_bytes);
-    let sound = bytes[..8] == MAGIC
-        && bytes[8..10] == FORMAT.to_be_bytes()
-        && bytes[16..32] == journal
-        && crc == crc32c::crc32c(checked).to_be_bytes();
-    let position = u64::from_be_bytes(bytes[32..40].try_into().ok()?);
-    let contents = bytes.slice(HEADER_BYTES..HEADER_BYTES + contents_bytes);
-    sound.then(|| Position::new(position)).flatten().map(|position| (position, contents))
+/// What the snapshots in a folder say of the journal that they were made from, whichever that is. No folder
+/// is one without snapshots.
+pub(crate) fn claims_in<D: Disk>(disk: &D, folder: &Path) -> Result<Vec<Claim>, DiskError> {
+    let mut names = match disk.names(folder) {
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Vec::new(),
+        names => names.map_err(|error| DiskError::new("list", folder, &error))?,
+    };
+    // What is still being made has another name.
+    names.retain(|name| check_name(name, folder).is_ok());
+    names.sort_unstable();
+    let claims = names.into_iter().map(|name| {
+        let witness = folder.join(&name);
+        let snapshot = read(disk, &witness).and_then(|bytes| Snapshot::parse(&bytes));
+        let journal = snapshot.as_ref().map(|snapshot| snapshot.journal);
+        let seen = snapshot.and_then(|snapshot| snapshot.seen(&name));
+        Claim { witness, journal, seen }
+    });
+    Ok(claims.collect())
+}
+
+fn read<D: Disk>(disk: &D, path: &Path) -> Option<Bytes> {
+    let file = disk.open(path).ok()?;
+    let mut bytes = vec![0; usize::try_from(file.length().ok()?).ok()?];
+    let read = file.read_at(&mut bytes, 0).ok()?;
+    bytes.truncate(read);
+    Some(bytes.into())
+}
+
+/// A snapshot that is intact.
+struct Snapshot {
+    journal: JournalId,
+    position: Position,
+    contents: Bytes,
+}
+
+impl Snapshot {
+    fn parse(bytes: &Bytes) -> Option<Self> {
+        let contents_bytes = bytes.len().checked_sub(HEADER_BYTES + CRC_BYTES)?;
+        let (checked, crc) = bytes.split_at(HEADER_BYTES + contents_bytes);
+        let sound = bytes[..8] == MAGIC
+            && bytes[8..10] == FORMAT.to_be_bytes()
+            && crc == crc32c::crc32c(checked).to_be_bytes();
+        let journal = bytes[16..32].try_into().ok()?;
+        let position = Position::new(u64::from_be_bytes(bytes[32..40].try_into().ok()?))?;
+        let contents = bytes.slice(HEADER_BYTES..HEADER_BYTES + contents_bytes);
+        sound.then_some(Self { journal, position, contents })
+    }
+
+    /// The last position that it knows of. Heads are saved while the log goes on, and may know of more than
+    /// they are made up to; what is not heads under their name is not believed.
+    fn seen(&self, name: &str) -> Option<Position> {
+        if name != HEADS {
+            return Some(self.position);
+        }
+        let (_, highest) = Heads::from_bytes(&self.contents)?;
+        highest.max(Some(self.position))
+    }
 }
 
 /// Names become names of files: lower-case letters, digits and hyphens.

@@ -1,10 +1,12 @@
 //! Starting: the journal says what there is, and everything else is made to agree with it.
 //!
-//! 1. The journal is opened (`journal::start`): what is readable is made durable, a torn tail is cut,
-//!    anything else unreadable ends the start with an error.
-//! 2. Snapshot of the heads and store are opened. If one of them knows of a position that the journal does
-//!    not reach, the journal has lost entries: no start. A store that cannot be opened is set aside, and
-//!    rebuilt.
+//! 1. The journal is read (`journal::start`): anything unreadable that is not a torn tail ends the start with
+//!    an error. What is readable of its last segment is copied.
+//! 2. Before the copy takes its place, and with it a torn tail is cut off, snapshots and store are asked what
+//!    they know (`witness`). If one of them knows of a position that the journal does not reach, or of another
+//!    journal, or if there is no journal where they are, something is lost or was put back wrongly: no start,
+//!    and nothing was changed. A store that cannot be opened is set aside, and rebuilt. (The copy comes first
+//!    because it must not find that the store has taken the last room.)
 //! 3. One pass over the journal brings the heads and the store up to its end, from where the older of the two
 //!    stands. It goes back further, to check what is cheap to check: the newest [`LogConfig::check_bytes`] of
 //!    the journal are read, and compared with the store. A store that has gaps there, or something else, is
@@ -19,19 +21,20 @@ use std::sync::Arc;
 use bytes::Bytes;
 
 use super::entry::{Entry, Position};
-use super::error::{Damage, DiskError, StartError};
+use super::error::{Contradiction, Damage, DiskError, StartError};
 use super::format::{EntryHeader, decode_entry, put_behind_length, split_entries};
 use super::heads::Heads;
 use super::journal::disk::{Disk, OsDisk};
 use super::journal::format::JournalId;
 use super::journal::reader::{JournalReader, Records};
 use super::journal::segment::Record;
-use super::journal::start::{JournalLimits, Opened, open as open_journal};
+use super::journal::start::{JournalLimits, Opened, Standing, open as open_journal};
 use super::local::LogConfig;
 use super::lock::Lock;
 use super::progress::Progress;
 use super::snapshots::{HEADS, Snapshots};
-use super::store::{Cause, Store, group_last, group_of, remove_aside, set_aside};
+use super::store::{Cause, Store, StoreError, group_last, group_of, remove_aside, set_aside};
+use super::witness::{Witnesses, contradictions};
 
 /// A log that is ready to work.
 #[derive(Debug)]
@@ -55,8 +58,7 @@ pub(crate) fn start(
     new_id: JournalId,
     disk: &Arc<dyn Disk>,
 ) -> Result<Started, StartError> {
-    let folders = [&config.folder, &config.journal_folder(), &config.snapshot_folder()];
-    for folder in folders {
+    for folder in [&config.folder, &config.journal_folder(), &config.snapshot_folder()] {
         make_folder(folder)?;
     }
     let lock = Lock::take(&config.folder)?;
@@ -64,7 +66,16 @@ pub(crate) fn start(
         segment_bytes: config.segment_bytes,
         record_bytes_max: u32::try_from(config.batch_bytes_max).unwrap_or(u32::MAX),
     };
-    let open = || open_journal(Arc::clone(disk), &config.journal_folder(), limits, new_id);
+    let mut kept = None;
+    let mut open = || {
+        open_journal(Arc::clone(disk), &config.journal_folder(), limits, new_id, &mut |standing| {
+            hear_witnesses(config, standing)?;
+            if let (Some(standing), None) = (standing, &kept) {
+                kept = Some(Kept::ask(config, standing)?);
+            }
+            Ok(())
+        })
+    };
     let journal = match open() {
         // A store that was set aside is only there to be looked at, and may be what takes the room.
         Err(StartError::Disk(error)) if error.no_room() && remove_aside(&config.store_folder()).is_ok() => {
@@ -72,12 +83,19 @@ pub(crate) fn start(
         }
         opened => opened?,
     };
-    let snapshots = Snapshots::new(OsDisk, config.snapshot_folder(), journal.reader.id());
-    let (heads, heads_at) = load_heads(&snapshots, journal.head)?;
+    let standing = Standing { id: journal.reader.id(), head: journal.head };
+    // The store of a new journal is made when that is durable: where there is a store, there was a journal.
+    let kept = kept.map_or_else(|| Kept::ask(config, standing), Ok)?;
+    let snapshots = Snapshots::new(OsDisk, config.snapshot_folder(), standing.id);
+    let (heads, heads_at) = load_heads(&snapshots);
     let (store, stored) = (None, None);
     let checked_from = journal.reader.first_within(config.check_bytes)?;
     let mut pass = Pass { journal: &journal, config, heads, heads_at, store, stored, checked_from };
-    pass.open_store()?;
+    match kept {
+        Kept::Open(store, last) => (pass.store, pass.stored) = (Some(store), last),
+        Kept::Lost(reason) => pass.rebuild_store(&reason)?,
+        Kept::Unusable => {}
+    }
     let newest = match pass.run()? {
         Outcome::Agrees(newest) => newest,
         Outcome::Distrusts(reason) => {
@@ -122,23 +140,62 @@ fn make_folder(folder: &Path) -> Result<(), StartError> {
     Ok(synced.map_err(|error| failed("sync", parent, &error))?)
 }
 
-/// The heads as they were saved last; none if that is not there or cannot be believed.
-fn load_heads(
-    snapshots: &Snapshots<OsDisk>,
-    journal_head: Option<Position>,
-) -> Result<(Heads, Option<Position>), StartError> {
-    let Some((position, bytes)) = snapshots.load(HEADS) else { return Ok((Heads::new(), None)) };
-    let Some((heads, highest)) = Heads::from_bytes(&bytes) else {
-        tracing::warn!(file = %snapshots.path(HEADS).display(), "not the heads of a log: reading them anew");
-        return Ok((Heads::new(), None));
-    };
-    let seen = highest.max(Some(position));
-    match seen.filter(|_| seen > journal_head) {
-        Some(seen) => {
-            Err(StartError::JournalBehind { witness: snapshots.path(HEADS), seen, journal: journal_head })
+/// Asks all but a store that can be asked when it is opened to work with.
+fn hear_witnesses(config: &LogConfig, standing: Option<Standing>) -> Result<(), StartError> {
+    let witnesses = Witnesses::ask(config, standing.is_none())?;
+    let against = contradictions(&config.journal_folder(), standing, &witnesses.claims);
+    against.into_iter().next().map_or(Ok(()), |contradiction| Err(contradiction.into()))
+}
+
+/// What is left of the store.
+enum Kept {
+    /// It can be used, and this is the last position that it has.
+    Open(Store, Option<Position>),
+    /// It has to be made anew, and why.
+    Lost(String),
+    /// It cannot be used now, for a reason that may pass.
+    Unusable,
+}
+
+impl Kept {
+    /// Opens the store. One that contradicts the journal ends the start.
+    fn ask(config: &LogConfig, standing: Standing) -> Result<Self, StartError> {
+        let folder = config.store_folder();
+        let open = || {
+            let store = Store::open(&folder, config.store_cache_bytes, standing.id)?;
+            Ok((store.seen()?, store.last()?, store))
+        };
+        let opened = match open() {
+            // Only there to be looked at, and may be what takes the room.
+            Err(StoreError { cause: Cause::NoRoom, .. }) if remove_aside(&folder).is_ok() => open(),
+            opened => opened,
+        };
+        match opened {
+            Ok((Some(seen), _, _)) if Some(seen) > standing.head => {
+                Err(Contradiction::JournalBehind { witness: folder, seen, journal: standing.head }.into())
+            }
+            Ok((_, last, store)) => Ok(Self::Open(store, last)),
+            Err(StoreError { cause: Cause::Foreign, .. }) => {
+                let journal = config.journal_folder();
+                Err(Contradiction::AnotherJournal { journal, witness: folder }.into())
+            }
+            Err(error) if error.cause != Cause::Lost => {
+                tracing::error!(%error, "the store cannot be opened now: starting without it");
+                Ok(Self::Unusable)
+            }
+            Err(error) => Ok(Self::Lost(error.to_string())),
         }
-        None => Ok((heads, Some(position))),
     }
+}
+
+/// The heads as they were saved last; none if that is not there or cannot be believed.
+fn load_heads(snapshots: &Snapshots<OsDisk>) -> (Heads, Option<Position>) {
+    let Some((position, bytes)) = snapshots.load(HEADS) else { return (Heads::new(), None) };
+    let Some((heads, _)) = Heads::from_bytes(&bytes) else {
+        tracing::warn!(file = %snapshots.path(HEADS).display(), "not the heads of a log: reading them anew");
+        return (Heads::new(), None);
+    };
+    (heads, Some(position))
 }
 
 /// The pass over the journal.
@@ -161,27 +218,6 @@ enum Outcome {
 }
 
 impl Pass<'_> {
-    /// Opens the store, or sets it aside and makes a new one. One that is ahead of the journal ends the
-    /// start.
-    fn open_store(&mut self) -> Result<(), StartError> {
-        let folder = self.config.store_folder();
-        let opened = Store::open(&folder, self.config.store_cache_bytes, self.journal.reader.id());
-        match opened.and_then(|store| Ok((store.last()?, store))) {
-            Ok((Some(seen), _)) if Some(seen) > self.journal.head => {
-                Err(StartError::JournalBehind { witness: folder, seen, journal: self.journal.head })
-            }
-            Ok((last, store)) => {
-                (self.store, self.stored) = (Some(store), last);
-                Ok(())
-            }
-            Err(error) if error.cause != Cause::Lost => {
-                tracing::error!(%error, "the store cannot be opened now: starting without it");
-                Ok(())
-            }
-            Err(error) => self.rebuild_store(&error.to_string()),
-        }
-    }
-
     /// Sets the store aside and makes an empty one.
     fn rebuild_store(&mut self, reason: &str) -> Result<(), StartError> {
         let folder = self.config.store_folder();

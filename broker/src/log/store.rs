@@ -86,6 +86,8 @@ pub(crate) enum Cause {
     Locked,
     /// It cannot be used: start anew.
     Lost,
+    /// It was made from another journal, and has something of it.
+    Foreign,
 }
 
 /// The store, open.
@@ -93,6 +95,8 @@ pub(crate) enum Cause {
 pub(crate) struct Store {
     // In an option so that it can be dropped elsewhere.
     sled: Option<Sled>,
+    /// Which journal it was made from, if it says so.
+    journal: Option<JournalId>,
     /// The last key that there is, with or without a value; 0 if there is none.
     keys_ahead: Mutex<u64>,
     failed: AtomicBool,
@@ -102,14 +106,22 @@ pub(crate) struct Store {
 struct Sled {
     entries: sled::Tree,
     cursors: sled::Tree,
+    about: sled::Tree,
     _db: sled::Db,
 }
 
 impl Store {
-    /// Opens the store in a folder, or makes one there. One that was made from another journal is refused,
-    /// and so is one that does not open in time: on what a power cut leaves, sled has been seen to wait for
-    /// itself for ever. Its thread is then left to wait, in a folder that is set aside.
+    /// Opens the store in a folder, or makes one there. One that has something of another journal is refused.
     pub(crate) fn open(folder: &Path, cache_bytes: u64, journal: JournalId) -> Result<Self, StoreError> {
+        let mut store = Self::open_of_any(folder, cache_bytes)?;
+        store.be_of(journal)?;
+        Ok(store)
+    }
+
+    /// Opens the store in a folder, whichever journal it was made from. One that does not open in time is
+    /// refused: on what a power cut leaves, sled has been seen to wait for itself for ever. Its thread is then
+    /// left to wait, in a folder that is set aside.
+    pub(crate) fn open_of_any(folder: &Path, cache_bytes: u64) -> Result<Self, StoreError> {
         let (opened, waiting) = mpsc::channel();
         let folder = folder.to_owned();
         let bytes = fs::metadata(folder.join("db")).map_or(0, |db| db.len());
@@ -117,7 +129,7 @@ impl Store {
         thread::Builder::new().name("log-store-open".to_owned()).spawn(move || {
             // sled's threads inherit it.
             yield_to_others();
-            let store = Self::open_at_leisure(&folder, cache_bytes, journal);
+            let store = Self::open_at_leisure(&folder, cache_bytes);
             // Who has stopped waiting has set the folder aside.
             let _ = opened.send(store.and_then(|store| store.last().map(|_| store)));
         })?;
@@ -127,41 +139,68 @@ impl Store {
         }
     }
 
-    fn open_at_leisure(folder: &Path, cache_bytes: u64, journal: JournalId) -> Result<Self, StoreError> {
+    fn open_at_leisure(folder: &Path, cache_bytes: u64) -> Result<Self, StoreError> {
         // A snapshot of sled's own page table that a crash has interrupted would be taken for its newest one.
         remove_unfinished(folder).map_err(StoreError::from)?;
         // sled's threads let go of its lock some time after the store that they worked for was dropped.
         for _ in 0..LOCK_TRIES {
-            match guarded(|| Self::open_now(folder, cache_bytes, journal)) {
+            match guarded(|| Self::open_now(folder, cache_bytes)) {
                 Err(error) if error.cause == Cause::Locked => thread::sleep(LOCK_PAUSE),
                 opened => return opened,
             }
         }
-        guarded(|| Self::open_now(folder, cache_bytes, journal))
+        guarded(|| Self::open_now(folder, cache_bytes))
     }
 
-    fn open_now(folder: &Path, cache_bytes: u64, journal: JournalId) -> sled::Result<Self> {
+    fn open_now(folder: &Path, cache_bytes: u64) -> sled::Result<Self> {
         let config = sled::Config::new().path(folder).cache_capacity(cache_bytes);
         let config = config.segment_size(SLED_SEGMENT_BYTES).flush_every_ms(Some(FLUSH_EVERY_MS));
         let db = config.open()?;
         let about = db.open_tree("about")?;
-        match about.get("journal")? {
-            Some(id) if id != journal => {
-                return Err(sled::Error::Unsupported("it was made from another journal".to_owned()));
-            }
-            Some(_) => {}
-            None if db.was_recovered() && !db.open_tree("entries")?.is_empty() => {
-                return Err(sled::Error::Unsupported("it does not say from which journal".to_owned()));
-            }
-            None => drop(about.insert("journal", &journal[..])?),
-        }
+        let journal = about.get("journal")?.and_then(|id| id.as_ref().try_into().ok());
         let (entries, cursors) = (db.open_tree("entries")?, db.open_tree("cursors")?);
         let last_key = entries.last()?.and_then(|(key, _)| group_in_key(&key));
         Ok(Self {
-            sled: Some(Sled { entries, cursors, _db: db }),
+            sled: Some(Sled { entries, cursors, about, _db: db }),
+            journal,
             keys_ahead: Mutex::new(last_key.map_or(0, Position::number)),
             failed: AtomicBool::new(false),
         })
+    }
+
+    /// Makes it this journal's, if it is not another's. Where there is nothing in it, it is nobody's.
+    fn be_of(&mut self, journal: JournalId) -> Result<(), StoreError> {
+        if self.journal == Some(journal) {
+            return Ok(());
+        }
+        if self.seen()?.is_some() {
+            return Err(match self.journal {
+                Some(_) => StoreError {
+                    cause: Cause::Foreign,
+                    message: "it was made from another journal".to_owned(),
+                },
+                None => StoreError::lost("it does not say from which journal it was made"),
+            });
+        }
+        self.call(|sled| sled.about.insert("journal", &journal[..]).map(drop))?;
+        self.journal = Some(journal);
+        Ok(())
+    }
+
+    /// The journal that it was made from, if it says so.
+    pub(crate) fn journal(&self) -> Option<JournalId> {
+        self.journal
+    }
+
+    /// The last position that it knows of: of an entry that it has, or of a follower that has come so far.
+    pub(crate) fn seen(&self) -> Result<Option<Position>, StoreError> {
+        let cursors = self.call(|sled| {
+            sled.cursors
+                .iter()
+                .values()
+                .try_fold(None, |furthest, cursor| Ok(furthest.max(position_in(&cursor?))))
+        })?;
+        Ok(self.last()?.max(cursors))
     }
 
     /// The last position that it has.
@@ -216,8 +255,7 @@ impl Store {
     /// The cursor of this name.
     pub(crate) fn cursor(&self, name: &str) -> Result<Option<Position>, StoreError> {
         let value: Option<IVec> = self.call(|sled| sled.cursors.get(name))?;
-        let number = value.and_then(|value| value.as_ref().try_into().ok()).map(u64::from_be_bytes);
-        Ok(number.and_then(Position::new))
+        Ok(value.and_then(|value| position_in(&value)))
     }
 
     /// Replaces the cursor of this name.
@@ -300,8 +338,12 @@ fn remove_unfinished(folder: &Path) -> io::Result<()> {
     Ok(())
 }
 
+fn position_in(bytes: &[u8]) -> Option<Position> {
+    Position::new(u64::from_be_bytes(bytes.try_into().ok()?))
+}
+
 fn group_in_key(key: &[u8]) -> Option<Position> {
-    let group = Position::new(u64::from_be_bytes(key.try_into().ok()?))?;
+    let group = position_in(key)?;
     (group_of(group) == group).then_some(group)
 }
 

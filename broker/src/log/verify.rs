@@ -1,10 +1,13 @@
-//! Reading the whole journal, and saying what is wrong with it. Nothing is changed. A broker may be running:
-//! what it is writing at the moment looks like a torn write, which is not a fault.
+//! Reading the whole journal, and saying what is wrong with it. Nothing of it is changed. A broker may be
+//! running: what it is writing at the moment looks like a torn write, which is not a fault.
 //!
 //! Every checksum is compared, every entry is decoded, positions must be dense across all segments, and every
-//! entry must name the entry before it in its stream. What the journal has lost at its very end it cannot
-//! know itself: the start compares it with what was made from it.
+//! entry must name the entry before it in its stream. What the journal has lost at its very end, or altogether,
+//! it cannot know itself: what was made from it is asked (`witness`), before the journal is read, so that
+//! whatever is known then is there to be read. The store is asked only by the user whose it is, while no broker
+//! has it open: opening it lets sled tidy its files.
 
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -12,15 +15,18 @@ use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
 use super::entry::{Entry, Position};
-use super::error::{Corruption, Damage, DiskError, FileError};
+use super::error::{Contradiction, Corruption, Damage, DiskError, FileError};
 use super::format::{Malformed, decode_entry};
 use super::heads::ByStream;
 use super::journal::disk::{Disk, OsDisk};
 use super::journal::format::JournalId;
 use super::journal::segment::{Found, Record, SegmentReader, list_segments, segment_name};
-use super::local::JOURNAL_FOLDER;
+use super::journal::start::Standing;
+use super::local::LogConfig;
+use super::lock::Lock;
 use super::offline::{Ending, ending};
 use super::progress::Progress;
+use super::witness::{Claim, Witnesses, contradictions};
 
 /// What was found.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -39,12 +45,16 @@ pub struct Report {
     pub ending: Ending,
     /// All that is not as it was written, in the order of positions.
     pub findings: Vec<Corruption>,
+    /// What the journal should have, by what was made from it.
+    pub contradictions: Vec<Contradiction>,
+    /// Whether a broker, or another process, had the log open.
+    pub in_use: bool,
 }
 
 impl Report {
     /// Whether the log is as it was written. A torn write at its end is no fault.
     pub fn is_sound(&self) -> bool {
-        self.findings.is_empty()
+        self.findings.is_empty() && self.contradictions.is_empty()
     }
 }
 
@@ -67,10 +77,43 @@ pub struct SegmentReport {
 
 /// Verifies the log in this folder.
 pub fn verify(folder: &Path) -> Result<Report, DiskError> {
-    verify_on(Arc::new(OsDisk), &folder.join(JOURNAL_FOLDER))
+    let config = LogConfig::new(folder);
+    let lock = if is_ours(folder) { Lock::take(folder).ok() } else { None };
+    let in_use = lock.is_none() && Lock::is_taken(folder);
+    let Witnesses { claims, store } = Witnesses::ask(&config, lock.is_some())?;
+    drop(store);
+    drop(lock);
+    Ok(Report { in_use, ..verify_against(&config, &claims)? })
 }
 
-pub(crate) fn verify_on(disk: Arc<dyn Disk>, folder: &Path) -> Result<Report, DiskError> {
+/// Who is not the log's owner must not leave files in it that the owner cannot open.
+fn is_ours(folder: &Path) -> bool {
+    let owner = folder.metadata().map(|folder| MetadataExt::uid(&folder));
+    owner.is_ok_and(|owner| owner == rustix::process::geteuid().as_raw())
+}
+
+/// Verifies the journal, and compares it with what was claimed before.
+pub(crate) fn verify_against(config: &LogConfig, claims: &[Claim]) -> Result<Report, DiskError> {
+    let folder = config.journal_folder();
+    let (mut report, id) = verify_on(Arc::new(OsDisk), &folder)?;
+    report.contradictions = match id {
+        None if report.segments.is_empty() => contradictions(&folder, None, claims),
+        // No segment says which journal it is, which is a finding.
+        None => Vec::new(),
+        Some(id) => contradictions(&folder, Some(Standing { id, head: report.head }), claims),
+    };
+    // What cannot be read is what the witnesses miss.
+    if !report.findings.is_empty() {
+        report.contradictions.retain(|against| !matches!(against, Contradiction::JournalBehind { .. }));
+    }
+    Ok(report)
+}
+
+/// The report, and the journal's id if a segment tells it.
+pub(crate) fn verify_on(
+    disk: Arc<dyn Disk>,
+    folder: &Path,
+) -> Result<(Report, Option<JournalId>), DiskError> {
     let segments = list_segments(&*disk, folder)?;
     let mut total = 0;
     for first in &segments {
@@ -94,7 +137,7 @@ pub(crate) fn verify_on(disk: Arc<dyn Disk>, folder: &Path) -> Result<Report, Di
     for (index, first) in segments.iter().enumerate() {
         reports.push(verifier.segment(*first, index + 1 == segments.len())?);
     }
-    Ok(Report {
+    let report = Report {
         folder: folder.to_owned(),
         entries: reports.iter().map(|report| report.entries).sum(),
         streams: verifier.streams,
@@ -102,7 +145,10 @@ pub(crate) fn verify_on(disk: Arc<dyn Disk>, folder: &Path) -> Result<Report, Di
         segments: reports,
         ending: verifier.ending,
         findings: verifier.findings,
-    })
+        contradictions: Vec::new(),
+        in_use: false,
+    };
+    Ok((report, verifier.journal))
 }
 
 struct Verifier {

@@ -155,6 +155,11 @@ impl RecordHeader {
         (crc == crc32c::crc32c_append(seed, &bytes[..24])).then_some(header)
     }
 
+    /// The position of the record's last entry; of a closing record, of the last one before it.
+    pub(crate) fn last(&self) -> Option<Position> {
+        Position::new(self.first.number().saturating_add(u64::from(self.count)) - 1)
+    }
+
     /// The bytes of the whole record.
     pub(crate) fn record_bytes(&self) -> u64 {
         RECORD_HEADER_BYTES as u64 + u64::from(self.body_bytes)

@@ -29,9 +29,12 @@ pub(crate) fn position_in_name(name: &str) -> Option<Position> {
     plain.then(|| digits.parse().ok()).flatten().and_then(Position::new)
 }
 
-/// The segments in a folder, in the order of their positions.
+/// The segments in a folder, in the order of their positions; none if there is no folder.
 pub(crate) fn list_segments(disk: &dyn Disk, folder: &Path) -> Result<Vec<Position>, DiskError> {
-    let names = disk.names(folder).map_err(|error| DiskError::new("list", folder, &error))?;
+    let names = match disk.names(folder) {
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Vec::new(),
+        names => names.map_err(|error| DiskError::new("list", folder, &error))?,
+    };
     let mut firsts: Vec<_> = names.iter().filter_map(|name| position_in_name(name)).collect();
     firsts.sort_unstable();
     Ok(firsts)

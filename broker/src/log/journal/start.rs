@@ -39,12 +39,22 @@ pub(crate) struct Opened {
     pub(crate) was_closed: bool,
 }
 
-/// Opens the journal in a folder, or makes one there with the id `new_id`.
+/// A journal as it is found, before anything of it is changed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Standing {
+    pub(crate) id: JournalId,
+    /// The last position that can be read.
+    pub(crate) head: Option<Position>,
+}
+
+/// Opens the journal in a folder, or makes one there with the id `new_id`. Nothing is changed unless `agrees`
+/// does: it is told how the journal stands, none if there is none yet, when the room that is needed is taken.
 pub(crate) fn open(
     disk: Arc<dyn Disk>,
     folder: &Path,
     limits: JournalLimits,
     new_id: JournalId,
+    agrees: &mut dyn FnMut(Option<Standing>) -> Result<(), StartError>,
 ) -> Result<Opened, StartError> {
     remove_unfinished(&*disk, folder)?;
     let mut segments = list_segments(&*disk, folder)?;
@@ -54,12 +64,12 @@ pub(crate) fn open(
         let reader = SegmentReader::open(&*disk, folder, last, Some(id))?;
         let record_bytes_max = reader.header.record_bytes_max.max(limits.record_bytes_max);
         let header = SegmentHeader { record_bytes_max, ..reader.header };
-        (header, rewrite(&*disk, folder, &header, Some(reader))?)
+        (header, rewrite(&*disk, folder, &header, Some(reader), agrees)?)
     } else {
         segments.push(Position::FIRST);
         let record_bytes_max = limits.record_bytes_max.min(RECORD_BYTES_LIMIT);
         let header = SegmentHeader { journal: new_id, first: Position::FIRST, record_bytes_max };
-        (header, rewrite(&*disk, folder, &header, None)?)
+        (header, rewrite(&*disk, folder, &header, None, agrees)?)
     };
     let reader = Arc::new(JournalReader::new(Arc::clone(&disk), folder.to_owned(), header.journal, segments));
     let path = folder.join(segment_name(header.first));
@@ -118,48 +128,66 @@ fn rewrite(
     folder: &Path,
     header: &SegmentHeader,
     mut old: Option<SegmentReader>,
+    agrees: &mut dyn FnMut(Option<Standing>) -> Result<(), StartError>,
 ) -> Result<Tail, StartError> {
     let name = segment_name(header.first);
-    let mut copied = Copied { length: SEGMENT_HEADER_BYTES as u64, was_closed: false };
+    let mut copied = Copied { length: SEGMENT_HEADER_BYTES as u64, end: Ended::Open };
     let file = install(disk, folder, &name, |file| {
         let written = file.write_at(&header.encode(), 0);
         written.map_err(|error| DiskError::new("write", &folder.join(&name), &error))?;
         if let Some(old) = &mut old {
             copied = copy_records(old, file)?;
         }
-        Ok::<_, StartError>(())
+        agrees(old.as_ref().map(|old| Standing { id: header.journal, head: old.next.before() }))
     })?;
+    if let (Some(old), Ended::Torn) = (&old, copied.end) {
+        tracing::warn!(
+            file = %old.path().display(),
+            offset = old.offset,
+            bytes = old.length - old.offset,
+            position = %old.next,
+            "the last write was interrupted and nobody was told of it: cut off"
+        );
+    }
     disk.sync_folder(folder).map_err(|error| DiskError::new("sync", folder, &error))?;
     let next = old.map_or(header.first, |old| old.next);
-    Ok(Tail { file, length: copied.length, next, was_closed: copied.was_closed })
+    Ok(Tail { file, length: copied.length, next, was_closed: copied.end == Ended::Closed })
 }
 
 struct Copied {
     /// The length of the file that they were copied to.
     length: u64,
-    was_closed: bool,
+    /// What was behind them.
+    end: Ended,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Ended {
+    Open,
+    Closed,
+    Torn,
 }
 
 /// Copies what is readable; the closing record is not copied, since something will come behind it.
 fn copy_records(old: &mut SegmentReader, to: &dyn DiskFile) -> Result<Copied, StartError> {
     let mut pending = Vec::with_capacity(2 * COPY_BYTES);
     let mut written = old.offset;
-    let was_closed = loop {
+    let end = loop {
         match old.read()? {
             Found::Record(_) => pending.extend_from_slice(old.record()),
-            Found::End => break false,
-            Found::Closed => break true,
-            Found::Damaged(damage) => {
-                cut_if_torn(old, damage)?;
-                break false;
-            }
+            Found::End => break Ended::Open,
+            Found::Closed => break Ended::Closed,
+            Found::Damaged(damage) => match judge(old, damage)? {
+                Verdict::Torn => break Ended::Torn,
+                Verdict::Corrupt(damage) => return Err(StartError::Corrupt(old.corruption(damage))),
+            },
         }
         if pending.len() >= COPY_BYTES {
             write_out(old, to, &mut pending, &mut written)?;
         }
     };
     write_out(old, to, &mut pending, &mut written)?;
-    Ok(Copied { length: written, was_closed })
+    Ok(Copied { length: written, end })
 }
 
 /// Records are copied together up to about so many bytes.
@@ -175,20 +203,4 @@ fn write_out(
     *written += pending.len() as u64;
     pending.clear();
     Ok(())
-}
-
-fn cut_if_torn(old: &mut SegmentReader, damage: Damage) -> Result<(), StartError> {
-    match judge(old, damage)? {
-        Verdict::Corrupt(damage) => Err(StartError::Corrupt(old.corruption(damage))),
-        Verdict::Torn => {
-            tracing::warn!(
-                file = %old.path().display(),
-                offset = old.offset,
-                bytes = old.length - old.offset,
-                position = %old.next,
-                "the last write was interrupted and nobody was told of it: cut off"
-            );
-            Ok(())
-        }
-    }
 }

@@ -23,7 +23,7 @@ fn folder() -> PathBuf {
 }
 
 fn start(disk: &SimDisk) -> Result<Opened, StartError> {
-    open(Arc::new(disk.clone()), &folder(), LIMITS, ID)
+    open(Arc::new(disk.clone()), &folder(), LIMITS, ID, &mut |_| Ok(()))
 }
 
 /// An entry that tells its number, of some length.
@@ -379,7 +379,8 @@ fn an_entry_that_holds_a_copy_of_the_journal_does_not_make_a_torn_write_look_lik
     // Records of the same positions as will follow, in a segment that begins with the same position, but of
     // another journal: the best that somebody without the seed can do.
     let other = SimDisk::new(3);
-    let mut forger = open(Arc::new(other.clone()), &folder(), LIMITS, *b"a guess at an id").unwrap();
+    let mut forger =
+        open(Arc::new(other.clone()), &folder(), LIMITS, *b"a guess at an id", &mut |_| Ok(())).unwrap();
     for number in 1..4 {
         commit(&mut forger, &[entry(number, 10)]).unwrap();
     }

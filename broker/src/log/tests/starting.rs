@@ -106,15 +106,192 @@ async fn a_store_that_says_something_else_than_the_journal_is_made_anew() {
     assert!(is_set_aside(folder.path()));
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn a_store_of_another_journal_is_made_anew() {
-    let (folder, other) = (closed_log(ENTRIES).await, tempfile::tempdir().unwrap());
+/// A closed log of another journal with so many entries.
+async fn another_log(up_to: u64) -> tempfile::TempDir {
+    let other = tempfile::tempdir().unwrap();
     let log = LocalLog::open(&config(other.path()), *b"another one's id").unwrap();
-    fill(&log, 100).await;
+    fill(&log, up_to).await;
     log.close().await;
-    fs::remove_dir_all(folder.path().join("store")).unwrap();
-    copy_folder(&other.path().join("store"), &folder.path().join("store"));
+    other
+}
+
+fn put_in_place(folder: &Path, name: &str, from: &Path) {
+    fs::remove_dir_all(folder.join(name)).unwrap();
+    copy_folder(&from.join(name), &folder.join(name));
+}
+
+fn contradiction(opened: Result<LocalLog, StartError>) -> Contradiction {
+    match opened {
+        Err(StartError::Contradicted(contradiction)) => contradiction,
+        other => panic!("{other:?}"),
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_journal_and_what_was_made_from_another_one_are_not_one_log() {
+    for name in ["store", "snapshots", "journal"] {
+        let (folder, other) = (closed_log(ENTRIES).await, another_log(100).await);
+        put_in_place(folder.path(), name, other.path());
+        let journal = folder.path().join("journal");
+        let before: Vec<_> = segments(folder.path()).iter().map(|path| fs::read(path).unwrap()).collect();
+        match contradiction(open(folder.path())) {
+            Contradiction::AnotherJournal { journal: found, witness } => {
+                assert_eq!(found, journal);
+                let expected = folder.path().join(if name == "journal" { "snapshots" } else { name });
+                assert!(witness.starts_with(&expected), "{name}: {}", witness.display());
+            }
+            other => panic!("{name}: {other:?}"),
+        }
+        let after: Vec<_> = segments(folder.path()).iter().map(|path| fs::read(path).unwrap()).collect();
+        assert_eq!(before, after, "{name}: nothing was changed");
+        assert!(!is_set_aside(folder.path()));
+        assert_eq!(verify(folder.path()).unwrap().contradictions.len(), 1, "{name}");
+        // What the error says to delete, if this journal is the one that is meant.
+        for name in ["store", "snapshots"] {
+            fs::remove_dir_all(folder.path().join(name)).unwrap();
+        }
+        let log = open(folder.path()).unwrap();
+        check(&log, if name == "journal" { 100 } else { ENTRIES }).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_store_of_another_journal_that_has_nothing_in_it_is_taken_over() {
+    let (folder, other) = (closed_log(ENTRIES).await, another_log(3).await);
+    put_in_place(folder.path(), "store", other.path());
     opens_whole(folder.path()).await;
+    assert!(!is_set_aside(folder.path()));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_log_whose_journal_has_vanished_is_no_new_log() {
+    for (vanished, kept) in [("journal/", "snapshots"), ("journal", "snapshots"), ("journal", "store")] {
+        let folder = closed_log(ENTRIES).await;
+        let journal = folder.path().join("journal");
+        fs::remove_dir_all(&journal).unwrap();
+        if vanished == "journal/" {
+            fs::create_dir(&journal).unwrap();
+        }
+        let other = if kept == "store" { "snapshots" } else { "store" };
+        fs::remove_dir_all(folder.path().join(other)).unwrap();
+        let seen = if kept == "store" { ENTRIES / 64 * 64 } else { ENTRIES };
+        let found = contradiction(open(folder.path()));
+        let witness = match kept {
+            "store" => folder.path().join("store"),
+            _ => folder.path().join("snapshots").join(HEADS),
+        };
+        let expected = Contradiction::NoJournal { journal, witness, seen: Position::new(seen) };
+        assert_eq!(found, expected);
+        let said = found.to_string();
+        assert!(said.contains(&format!("knows of {seen} entries: is the volume mounted")), "{said}");
+        let report = verify(folder.path()).unwrap();
+        assert_eq!((report.is_sound(), report.contradictions), (false, vec![expected.clone()]));
+        let plan = super::super::repair::plan(folder.path()).unwrap();
+        assert_eq!((plan.is_sound(), plan.steps.len(), plan.contradictions), (false, 0, vec![expected]));
+        assert!(!folder.path().join("journal").exists() || segments(folder.path()).is_empty());
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_store_without_a_group_yet_is_enough_to_miss_the_journal() {
+    let folder = closed_log(3).await;
+    fs::remove_dir_all(folder.path().join("snapshots")).unwrap();
+    fs::remove_dir_all(folder.path().join("journal")).unwrap();
+    let witness = folder.path().join("store");
+    match contradiction(open(folder.path())) {
+        Contradiction::NoJournal { witness: found, seen: None, .. } => assert_eq!(found, witness),
+        other => panic!("{other:?}"),
+    }
+    // If a new log is meant, the old one's remains are deleted.
+    fs::remove_dir_all(witness).unwrap();
+    check(&open(folder.path()).unwrap(), 0).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_start_that_was_cut_short_while_it_made_a_new_log_is_made_good() {
+    let steps: [fn(&Path); 5] = [
+        |_| {},
+        |folder| fs::write(folder.join("lock"), b"").unwrap(),
+        |folder| fs::create_dir(folder.join("journal")).unwrap(),
+        |folder| {
+            fs::create_dir(folder.join("journal")).unwrap();
+            fs::write(folder.join("journal/00000000000000000001.seg.new"), b"half").unwrap();
+        },
+        |folder| {
+            for name in ["journal", "snapshots", "store"] {
+                fs::create_dir(folder.join(name)).unwrap();
+            }
+        },
+    ];
+    for step in steps {
+        let folder = tempfile::tempdir().unwrap();
+        step(folder.path());
+        let log = open(folder.path()).unwrap();
+        fill(&log, 3).await;
+        log.close().await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_journal_that_was_cut_short_is_not_cut_further_before_the_heads_are_asked() {
+    let folder = closed_log(20).await;
+    let path = segments(folder.path()).pop().unwrap();
+    let bytes = fs::read(&path).unwrap();
+    let end = bytes.iter().rposition(|byte| *byte != 0).unwrap() + 1;
+    // The closing record, and more than half of the last entry's.
+    fs::write(&path, &bytes[..end - 28 - 40]).unwrap();
+    let before = fs::read(&path).unwrap();
+    let expected = Contradiction::JournalBehind {
+        witness: folder.path().join("snapshots").join(HEADS),
+        seen: Position::new(20).unwrap(),
+        journal: Position::new(19),
+    };
+    assert_eq!(contradiction(open(folder.path())), expected);
+    assert_eq!(fs::read(&path).unwrap(), before, "nothing was changed");
+    let report = verify(folder.path()).unwrap();
+    assert_eq!(report.contradictions, std::slice::from_ref(&expected));
+    assert!(!report.is_sound() && matches!(report.ending, Ending::Torn { .. }));
+    let plan = super::super::repair::plan(folder.path()).unwrap();
+    assert_eq!(plan.contradictions, [expected]);
+    let lost = plan.lost.unwrap();
+    assert_eq!((lost.first.number(), lost.last), (20, Position::new(20)));
+    assert!(lost.to_string().starts_with("position 20"), "{lost}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_read_model_or_a_follower_that_is_ahead_of_the_journal_keeps_the_log_from_starting() {
+    let folder = closed_log(5).await;
+    let old = tempfile::tempdir().unwrap();
+    copy_folder(folder.path(), old.path());
+    let log = open(folder.path()).unwrap();
+    fill(&log, 9).await;
+    log.save_snapshot("waiting", Position::new(8).unwrap(), Bytes::from_static(b"a model")).await;
+    log.save_cursor("dispatch", Position::new(7).unwrap()).await;
+    log.close().await;
+    drop(log);
+    for (name, witness, seen) in [("snapshots", "snapshots/model-waiting", 8), ("store", "store", 7)] {
+        let mixed = tempfile::tempdir().unwrap();
+        copy_folder(old.path(), mixed.path());
+        put_in_place(mixed.path(), name, folder.path());
+        let _ = fs::remove_file(mixed.path().join("snapshots").join(HEADS));
+        let expected = Contradiction::JournalBehind {
+            witness: mixed.path().join(witness),
+            seen: Position::new(seen).unwrap(),
+            journal: Position::new(5),
+        };
+        assert_eq!(contradiction(open(mixed.path())), expected);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn nobody_is_remembered_to_have_come_further_than_the_log() {
+    let folder = closed_log(3).await;
+    let log = open(folder.path()).unwrap();
+    let beyond = Position::new(4).unwrap();
+    log.save_snapshot("waiting", beyond, Bytes::new()).await;
+    log.save_cursor("dispatch", beyond).await;
+    log.close().await;
+    check(&open(folder.path()).unwrap(), 3).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -151,7 +328,7 @@ async fn a_store_or_heads_ahead_of_the_journal_keep_the_log_from_starting() {
     for (newer, seen) in [("store", ENTRIES / 64 * 64), ("snapshots", ENTRIES)] {
         let folder = with_old_journal(newer).await;
         match open(folder.path()) {
-            Err(StartError::JournalBehind { witness, seen: found, journal }) => {
+            Err(StartError::Contradicted(Contradiction::JournalBehind { witness, seen: found, journal })) => {
                 assert!(witness.starts_with(folder.path().join(newer)), "{}", witness.display());
                 assert_eq!((found.number(), journal), (seen, Position::new(ENTRIES / 2)));
             }

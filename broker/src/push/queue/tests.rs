@@ -421,10 +421,7 @@ async fn a_connection_that_has_fallen_silent_is_risked_one_push_at_a_time() {
     assert_eq!(silent.under_way.load(Ordering::SeqCst), 1);
     for _ in 0..19 {
         let (_, outcome) = running.next().await;
-        assert!(
-            matches!(&outcome, Outcome::Failed { reason } if reason == "UNREACHABLE"),
-            "{outcome:?}"
-        );
+        assert!(matches!(&outcome, Outcome::Failed { reason } if reason == "UNREACHABLE"), "{outcome:?}");
         assert!(silent.under_way.load(Ordering::SeqCst) <= 1);
     }
 }
