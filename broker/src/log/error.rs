@@ -3,6 +3,7 @@
 use std::io;
 use std::path::{Path, PathBuf};
 
+use rustix::io::Errno;
 use serde::{Deserialize, Serialize};
 
 use super::entry::{ENTRY_BYTES_MAX, EVENTS_PER_ENTRY_MAX, Position, Version};
@@ -294,19 +295,22 @@ pub struct DiskError {
     pub action: &'static str,
     /// With which file or folder.
     pub file: PathBuf,
-    /// What kind of error it was.
-    pub kind: io::ErrorKind,
     /// What the operating system said.
     pub message: String,
+    no_room: bool,
 }
 
 impl DiskError {
     pub(crate) fn new(action: &'static str, file: &Path, error: &io::Error) -> Self {
-        Self { action, file: file.to_owned(), kind: error.kind(), message: error.to_string() }
+        let full = matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded);
+        // Others have all files that may be open: nothing was touched yet, and they close some.
+        let files = |code| matches!(Errno::from_raw_os_error(code), Errno::MFILE | Errno::NFILE);
+        let no_room = full || error.raw_os_error().is_some_and(files);
+        Self { action, file: file.to_owned(), message: error.to_string(), no_room }
     }
 
-    /// Whether the file system was full, or the quota used up.
+    /// Whether there was no room: the file system was full, the quota used up, or too many files open.
     pub fn no_room(&self) -> bool {
-        matches!(self.kind, io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
+        self.no_room
     }
 }

@@ -15,6 +15,8 @@
 //! What is older than that is not read at every start, so that a start does not grow with the log: `log
 //! verify` reads all of it, and whoever reads an entry there has its checksum compared.
 
+use std::fs::Permissions;
+use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -61,6 +63,7 @@ pub(crate) fn start(
     for folder in [&config.folder, &config.journal_folder(), &config.snapshot_folder()] {
         make_folder(folder)?;
     }
+    keep_private(&config.folder)?;
     let lock = Lock::take(&config.folder)?;
     let limits = JournalLimits {
         segment_bytes: config.segment_bytes,
@@ -120,6 +123,18 @@ pub(crate) fn start(
         "log open"
     );
     Ok(Started { lock, journal, snapshots, heads, heads_at, store, stored, newest })
+}
+
+/// Shuts the log's folder to others: who made it for us may have left it open, and sled's files are for everybody to
+/// read.
+fn keep_private(folder: &Path) -> Result<(), StartError> {
+    let failed = |error| DiskError::new("shut to others", folder, &error);
+    let permissions = std::fs::metadata(folder).map_err(failed)?.permissions();
+    if permissions.mode() & 0o077 != 0 {
+        std::fs::set_permissions(folder, Permissions::from_mode(0o700)).map_err(failed)?;
+        tracing::info!(folder = %folder.display(), "the log's folder was open to others: it is not any more");
+    }
+    Ok(())
 }
 
 /// Makes a folder where there is none, and its name durable in any case: one that is there may have been made

@@ -43,6 +43,8 @@ pub(crate) enum Trouble {
     /// This operation fails with EIO; a sync that fails forgets what it had to write, and later ones do not
     /// know of it.
     FailsAt(u64),
+    /// No file can be made: the process has as many open as it may.
+    NoFiles,
     /// Syncs do nothing: the control.
     SyncsLie,
 }
@@ -264,6 +266,9 @@ impl Disk for SimDisk {
     fn create(&self, path: &Path) -> io::Result<Box<dyn DiskFile>> {
         let mut state = self.lock();
         state.operate()?;
+        if state.trouble == Some(Trouble::NoFiles) {
+            return Err(rustix::io::Errno::MFILE.into());
+        }
         state.inodes.push(Inode::default());
         let inode = state.inodes.len() - 1;
         state.change_names(|names| {

@@ -195,6 +195,21 @@ fn a_full_disk_refuses_and_goes_on_when_there_is_room() {
 }
 
 #[test]
+fn a_segment_that_cannot_be_made_for_want_of_files_is_made_later() {
+    for seed in 0..20 {
+        let (mut dice, disk, mut client) = (Dice(seed), SimDisk::new(seed), Client::default());
+        let mut opened = start(&disk).unwrap();
+        disk.trouble(Some(Trouble::NoFiles));
+        assert_eq!(client.work(&mut opened, &mut dice, 50), Some(CommitError::NoRoom), "seed {seed}");
+        disk.trouble(None);
+        assert_eq!(client.work(&mut opened, &mut dice, 5), None, "seed {seed}");
+        client.in_flight.clear();
+        disk.power_cut(PowerCut::Forgets);
+        client.check(everything(&start(&disk).unwrap()).unwrap()).unwrap();
+    }
+}
+
+#[test]
 fn a_failed_sync_ends_the_journal_and_is_never_tried_again() {
     let disk = SimDisk::new(1);
     let mut opened = start(&disk).unwrap();

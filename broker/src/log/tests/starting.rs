@@ -1,6 +1,7 @@
 //! What a start makes of what it finds.
 
 use std::fs;
+use std::os::unix::fs::PermissionsExt;
 
 use super::super::heads::Heads;
 use super::super::journal::disk::OsDisk;
@@ -36,6 +37,17 @@ async fn a_log_opens_again_as_it_was() {
     let folder = closed_log(ENTRIES).await;
     opens_whole(folder.path()).await;
     assert!(!is_set_aside(folder.path()));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_folder_that_others_may_look_into_is_shut() {
+    let folder = closed_log(1).await;
+    let mode = |path: &Path| fs::metadata(path).unwrap().permissions().mode() & 0o777;
+    fs::set_permissions(folder.path(), fs::Permissions::from_mode(0o755)).unwrap();
+    fs::remove_file(folder.path().join("lock")).unwrap();
+    let log = open(folder.path()).unwrap();
+    assert_eq!((mode(folder.path()), mode(&folder.path().join("lock"))), (0o700, 0o600));
+    log.close().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
