@@ -2,6 +2,7 @@
 
 use std::fmt;
 
+use unicase::UniCase;
 use unicode_normalization::UnicodeNormalization;
 
 /// Why a text is refused.
@@ -127,11 +128,22 @@ impl fmt::Display for Realm {
     }
 }
 
-/// The name of an account as people compare it: NFKC and lower case, so that "Åsa" and "åsa" are one account
-/// however they were typed (RFC 8265's UsernameCaseMapped is the stricter relative).
+/// The name of an account as people compare it: NFKC and full case folding, so that "Åsa" and "åsa", "STRASSE" and
+/// "straße" are one account however they were typed (as Unicode's compatibility caseless match, D146; RFC 8265's
+/// UsernameCaseMapped is the stricter relative). Folding is the default one, not the Turkish: "I" is "i", and a dotless
+/// "ı" is another letter.
+///
+/// The ids of accounts are made of it: for characters that a release has known it never changes.
 pub fn normalised_account_name(name: &DisplayText) -> String {
-    let lower: String = name.as_str().nfkc().flat_map(char::to_lowercase).collect();
-    lower.nfkc().collect()
+    let mut text: String = name.as_str().nfkc().collect();
+    // Each can make work for the other: what folding yields may compose, and what that yields may fold.
+    loop {
+        let folded: String = UniCase::unicode(&text).to_folded_case().nfkc().collect();
+        if folded == text {
+            return text;
+        }
+        text = folded;
+    }
 }
 
 #[cfg(test)]
@@ -162,10 +174,78 @@ mod tests {
 
     #[test]
     fn one_person_has_one_name_however_it_is_typed() {
-        let name = |text: &str| normalised_account_name(&DisplayText::parse(text, 256).unwrap());
         assert_eq!(name("Åsa"), name("a\u{30a}sa"));
         assert_eq!(name("ＡＳＡ"), name("asa"));
         assert_ne!(name("asa"), name("åsa"));
+    }
+
+    fn name(text: &str) -> String {
+        normalised_account_name(&DisplayText::recorded(text))
+    }
+
+    #[test]
+    fn one_person_has_one_name_in_every_script_that_has_cases() {
+        for (one, other, normal) in [
+            // Full folding: more letters than there were.
+            ("straße", "STRASSE", "strasse"),
+            ("STRA\u{1e9e}E", "strasse", "strasse"),
+            // A final sigma is a sigma.
+            ("οδυσσευς", "ΟΔΥΣΣΕΥΣ", "οδυσσευσ"),
+            ("Ὀδυσσεύς", "ὈΔΥΣΣΕΎΣ", "ὀδυσσεύσ"),
+            // An iota below is an iota beside.
+            ("ᾳδης", "ΑΙΔΗΣ", "αιδησ"),
+            ("\u{fb03}", "FFI", "ffi"),
+            ("\u{fb06}", "\u{17f}T", "st"),
+            ("\u{1c4}", "d\u{17e}", "d\u{17e}"),
+            ("ＡＳＡ１", "asa1", "asa1"),
+            ("\u{212a}elvin", "kelvin", "kelvin"),
+            ("\u{2126}", "Ω", "ω"),
+            ("ΰ", "Ϋ\u{301}", "ΰ"),
+            ("\u{13f8}", "\u{13f0}", "\u{13f0}"),
+            ("ДМИТРИЙ", "дмитрий", "дмитрий"),
+        ] {
+            assert_eq!(name(one), name(other), "{one} and {other}");
+            assert_eq!(name(one), normal, "{one}");
+        }
+        // Default folding, whatever the locale: the Turkish letters stay what they are.
+        assert_eq!(name("ISTANBUL"), "istanbul");
+        assert_eq!(name("\u{130}stanbul"), "i\u{307}stanbul");
+        assert_ne!(name("\u{131}rmak"), name("irmak"));
+        assert_eq!(name("\u{131}rmak"), "\u{131}rmak");
+    }
+
+    #[test]
+    fn every_character_has_one_normal_form() {
+        for symbol in char::MIN..=char::MAX {
+            let once = name(&symbol.to_string());
+            assert_eq!(name(&once), once, "U+{:04X}", u32::from(symbol));
+            let upper: String = symbol.to_uppercase().collect();
+            let lower: String = symbol.to_lowercase().collect();
+            // Cases that no folding joins: dotless i, the Turkish capital, and what a newer Unicode may add.
+            if !matches!(symbol, '\u{131}' | '\u{130}') {
+                assert_eq!(name(&upper), once, "U+{:04X}", u32::from(symbol));
+                assert_eq!(name(&lower), once, "U+{:04X}", u32::from(symbol));
+            }
+        }
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn a_normal_name_is_its_own_normal_form(text in "\\PC{0,40}") {
+            let once = name(&text);
+            proptest::prop_assert_eq!(name(&once), once);
+        }
+
+        #[test]
+        fn neither_case_nor_composition_makes_another_name(text in "[a-zß-ÿΐ-ώά-ώѐ-џﬀ-ﬆǄ-ǌ\u{300}-\u{304}]{0,20}") {
+            let once = name(&text);
+            let nfd: String = text.nfd().collect();
+            proptest::prop_assert_eq!(name(&nfd), once.as_str());
+            let nfkc: String = text.nfkc().collect();
+            proptest::prop_assert_eq!(name(&nfkc), once.as_str());
+            let folded = unicase::UniCase::unicode(&text).to_folded_case();
+            proptest::prop_assert_eq!(name(&folded), once.as_str());
+        }
     }
 
     #[test]
