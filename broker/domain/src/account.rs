@@ -8,7 +8,8 @@ use crate::{
     command::Refusal,
     enrolment::{self, Enrolment, Stage},
     event::{Identity, RecordedAnswer, RevokedBy},
-    number::MatchNumber,
+    idempotency::Keys,
+    number::Resting,
     throttle::Throttle,
 };
 
@@ -19,8 +20,9 @@ pub struct Account {
     pub(crate) authenticators: Vec<Authenticator>,
     pub(crate) enrolments: Vec<Enrolment>,
     pub(crate) approvals: Vec<Approval>,
-    /// Numbers that were live in the last minutes, with when they ceased to be: they rest before they are shown again.
-    pub(crate) numbers: Vec<(MatchNumber, Timestamp)>,
+    /// Numbers that were live in the last minutes: they rest before they are shown again.
+    pub(crate) numbers: Vec<Resting>,
+    pub(crate) keys: Keys,
     throttle: Throttle,
 }
 
@@ -73,7 +75,7 @@ impl Aggregate for Account {
                 authenticator::revoke(self, *authenticator, *relying_party)
             }
             Command::Unenrol(call) => authenticator::unenrol(self, call),
-            Command::ReplacePushTarget(call) => authenticator::replace_push_target(self, call),
+            Command::ReplacePushTarget(call) => authenticator::replace_push_target(self, call, now),
             Command::RecordDeadTarget { authenticator, target_hash, dead_since, reason } => {
                 authenticator::record_dead_target(self, *authenticator, *target_hash, *dead_since, reason)
             }
@@ -89,6 +91,7 @@ impl Aggregate for Account {
     }
 
     fn evolve(&mut self, event: &Event, at: Timestamp) {
+        self.see_clock(at);
         match event {
             Event::Opened(identity) => self.identity = Some(identity.clone()),
             Event::EnrolmentBegun(begun) => {
@@ -102,7 +105,7 @@ impl Aggregate for Account {
             }
             Event::EnrolmentEnded { enrolment, reason, answer_hash } => {
                 let ended = Stage::Ended { reason: *reason, answer_hash: *answer_hash };
-                self.change_enrolment(*enrolment, |one| one.stage = ended);
+                self.end_enrolment(*enrolment, ended, at);
             }
             Event::AuthenticatorBound(bound) => self.authenticators.push(Authenticator::bound(bound, at)),
             Event::TrialRequested(trial) => {
@@ -112,17 +115,12 @@ impl Aggregate for Account {
             }
             Event::AuthenticatorActivated { authenticator, enrolment, answer_hash } => {
                 let done = Stage::Done { authenticator: *authenticator, answer_hash: *answer_hash };
-                self.change_enrolment(*enrolment, |one| one.stage = done);
+                self.end_enrolment(*enrolment, done, at);
                 self.change_authenticator(*authenticator, |one| one.state = State::Active { since: at });
             }
-            Event::AuthenticatorRevoked { authenticator, by } => self.revoke(*authenticator, *by, at),
+            Event::AuthenticatorRevoked { authenticator, by, .. } => self.revoke(*authenticator, *by, at),
             Event::PushTargetReplaced { authenticator, push_target, counter } => {
-                self.change_authenticator(*authenticator, |one| {
-                    one.push_target = push_target.clone();
-                    one.push_target_since = at;
-                    one.push_target_dead = false;
-                    one.counter = *counter;
-                });
+                self.change_authenticator(*authenticator, |one| one.move_to(push_target, *counter, at));
             }
             Event::PushTargetDied { authenticator, .. } => {
                 self.change_authenticator(*authenticator, |one| one.push_target_dead = true);
@@ -133,6 +131,7 @@ impl Aggregate for Account {
                 self.remember_approval(Approval::requested(requested, addressed, at), at);
             }
             Event::ApprovalRefused(refused) => {
+                self.throttle.refusal(at);
                 self.remember_approval(Approval::refused(refused, at), at);
             }
             Event::ApprovalApproved { approval, answer, user_verified } => {
@@ -154,12 +153,31 @@ impl Aggregate for Account {
             Event::ApprovalSuperseded { approval, .. } => {
                 self.end_without_answer(*approval, Outcome::Superseded, at);
             }
-            Event::PushPaused { until } => self.throttle.pause(*until),
+            Event::PushPaused { until } => self.throttle.pause(at, *until),
         }
     }
 }
 
 impl Account {
+    /// What the clock says as an event is recorded. What is over by it stays over, although the clock may be set back
+    /// afterwards; and what lies ahead of it was recorded by a clock that has been set right.
+    fn see_clock(&mut self, now: Timestamp) {
+        for approval in &mut self.approvals {
+            approval.see_clock(now);
+        }
+        for enrolment in &mut self.enrolments {
+            enrolment.see_clock(now);
+        }
+        for authenticator in &mut self.authenticators {
+            authenticator.push_target_changes.retain(|at| !at.is_ahead_of(now));
+        }
+        for number in &mut self.numbers {
+            number.since = number.since.settled(now);
+        }
+        self.keys.see_clock(now);
+        self.throttle.forget_ahead_of(now);
+    }
+
     fn revoke(&mut self, authenticator: AuthenticatorId, by: RevokedBy, at: Timestamp) {
         self.change_authenticator(authenticator, |one| {
             one.state = State::Revoked { at, was_active: one.is_active() };
@@ -200,9 +218,11 @@ pub fn react(event: &Event) -> Vec<Effect> {
         Event::EnrolmentBegun(begun) => vec![Effect::ExpireEnrolment(begun.enrolment, begun.expires_at)],
         Event::TrialRequested(trial) => vec![Effect::PushTrial(trial.enrolment)],
         Event::AuthenticatorActivated { authenticator, .. } => vec![Effect::PushNotice(*authenticator)],
-        // A phone that failed its trial was never announced.
-        Event::AuthenticatorRevoked { by: RevokedBy::Trial, .. } => vec![],
-        Event::AuthenticatorRevoked { authenticator, .. } => vec![Effect::PushNotice(*authenticator)],
+        Event::AuthenticatorRevoked { authenticator, was_active: true, .. } => {
+            vec![Effect::PushNotice(*authenticator)]
+        }
+        // A phone that has not passed its trial was never announced.
+        Event::AuthenticatorRevoked { was_active: false, .. } => vec![],
         Event::ApprovalRequested(requested) => {
             let id = requested.request.approval;
             vec![Effect::PushChallenge(id), Effect::ExpireApproval(id, requested.expires_at)]

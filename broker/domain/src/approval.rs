@@ -8,8 +8,9 @@ use crate::{
     command::Refusal,
     enrolment::Enrolment,
     event::{ApprovalRefused, ApprovalRequested, Event, Idempotency, Question, RefusedBecause, Request},
+    idempotency::KnownKey,
     limits,
-    number::MatchNumber,
+    number::{MatchNumber, Resting},
     policy::Policy,
 };
 
@@ -32,6 +33,8 @@ pub struct Approval {
     pub issued: Option<Issued>,
     /// How it ended, if it has.
     pub ending: Option<Ending>,
+    /// Its time was over, by the clock of an event.
+    seen_over: bool,
 }
 
 /// What the login server was given, and what answers are bound to.
@@ -121,31 +124,44 @@ pub fn assess(account: &Account, request: &Request, now: Timestamp) -> Result<As
     if let Some(idempotency) = &request.idempotency
         && let Some((id, known)) = account.by_idempotency_key(&idempotency.key_hash)
     {
-        let same = known.request_hash == idempotency.request_hash;
-        return if same { Ok(Assessment::Stands(id)) } else { Err(Refusal::IdempotencyKeyReused) };
+        return if known.is_of(idempotency) {
+            Ok(Assessment::Stands(id))
+        } else {
+            Err(Refusal::IdempotencyKeyReused)
+        };
     }
     // Every request draws an id of its own, so this is the same one again.
     if account.approval(request.approval).is_some() {
         return Ok(Assessment::Stands(request.approval));
     }
+    // A key that found no room would be forgotten, and its request made anew when it is sent again.
+    if request.idempotency.is_some()
+        && let Some(retry_after) = account.keys.full(now)
+    {
+        return Err(Refusal::TooManyRequests { retry_after });
+    }
+    let refused = |because| match account.throttle().refusals_exhausted(now) {
+        Some(retry_after) => Err(Refusal::TooManyRequests { retry_after }),
+        None => Ok(Assessment::Refused(because)),
+    };
     let addressed = account.active_authenticators().count();
     if addressed == 0 {
-        return Ok(Assessment::Refused(RefusedBecause::Unreachable));
+        return refused(RefusedBecause::Unreachable);
     }
     if account.throttle().paused_until(now).is_some() {
-        return Ok(Assessment::Refused(RefusedBecause::PushPaused));
+        return refused(RefusedBecause::PushPaused);
     }
     if account.throttle().requests_exhausted(&request.policy, now) {
-        return Ok(Assessment::Refused(RefusedBecause::TooManyRequests));
+        return refused(RefusedBecause::TooManyRequests);
     }
     let waiting = || account.live_approvals().filter(|one| !one.is_overdue(now));
     let supersedes = waiting().find(|one| one.is_of_session(request)).map(|one| one.id);
     if waiting().count() - usize::from(supersedes.is_some()) >= request.policy.waiting_max as usize {
-        return Ok(Assessment::Refused(RefusedBecause::TooManyWaiting));
+        return refused(RefusedBecause::TooManyWaiting);
     }
     let numbers = MatchNumber::count(request.policy.digits) as usize;
     if account.numbers_taken(request.policy.digits, now) >= numbers / 2 {
-        return Ok(Assessment::Refused(RefusedBecause::NumbersExhausted));
+        return refused(RefusedBecause::NumbersExhausted);
     }
     let authenticators_addressed = u32::try_from(addressed).unwrap_or(u32::MAX);
     Ok(Assessment::Issue { supersedes, authenticators_addressed })
@@ -292,12 +308,25 @@ impl Approval {
             requested_at: at,
             issued,
             ending,
+            seen_over: false,
         }
     }
 
     /// Whether its time is over, whether or not that has been recorded yet.
+    ///
+    /// The broker's clock can be set. Set forward, it ends what is over by it. Set back:
+    /// - what has ended stays ended: an ending is an event;
+    /// - what was over by the clock of any event of its account stays over, although nobody had ended it;
+    /// - what was asked for ahead of the clock ([`Timestamp::is_ahead_of`]) is over: by how much the clock was set, nobody
+    ///   knows;
+    /// - so whatever is live has at most its lifetime and [`limits::CLOCK_STEP`] to go.
     pub fn is_overdue(&self, now: Timestamp) -> bool {
-        self.issued.as_ref().is_some_and(|issued| issued.expires_at <= now)
+        let over = |issued: &Issued| issued.expires_at <= now || self.requested_at.is_ahead_of(now);
+        self.seen_over || self.issued.as_ref().is_some_and(over)
+    }
+
+    pub(crate) fn see_clock(&mut self, now: Timestamp) {
+        self.seen_over = self.ending.is_none() && self.is_overdue(now);
     }
 
     fn is_of_session(&self, request: &Request) -> bool {
@@ -330,33 +359,38 @@ impl Account {
 
     fn recent_numbers(&self, digits: u8, now: Timestamp) -> impl Iterator<Item = MatchNumber> {
         let live = self.live_approvals().filter_map(|one| one.issued.as_ref()).map(|issued| issued.number);
-        // Those of trials do not rest: an account has only so many sign-ins in ten minutes, but any number of trials.
         let on_trial = self.live_enrolments().filter_map(Enrolment::trial_number);
-        let resting =
-            self.numbers.iter().filter(move |(_, live_until)| live_until.plus(limits::NUMBER_REST) > now);
-        live.chain(on_trial)
-            .chain(resting.map(|(number, _)| *number))
-            .filter(move |number| number.digits() == digits)
+        let resting = self.numbers.iter().filter(move |one| one.rests(now)).map(|one| one.number);
+        live.chain(on_trial).chain(resting).filter(move |number| number.digits() == digits)
     }
 
-    /// From now on the number is not live any more.
-    fn rest(&mut self, number: MatchNumber, now: Timestamp) {
-        self.numbers.retain(|(_, live_until)| live_until.plus(limits::NUMBER_REST) > now);
-        self.numbers.push((number, now));
+    /// From now on the number is not live any more. Of trials the last few rest: an account has only so many sign-ins in
+    /// ten minutes, but any number of trials.
+    pub(crate) fn rest(&mut self, number: Resting) {
+        self.numbers.retain(|one| one.rests(number.since));
+        let of_trials = self.numbers.iter().filter(|one| one.of_trial).count();
+        if number.of_trial
+            && of_trials >= limits::TRIAL_NUMBERS_RESTING_MAX
+            && let Some(oldest) = self.numbers.iter().position(|one| one.of_trial)
+        {
+            self.numbers.remove(oldest);
+        }
+        self.numbers.push(number);
     }
 
-    /// The approval that a request with this idempotency key made.
-    pub fn by_idempotency_key(&self, key_hash: &[u8; 32]) -> Option<(ApprovalId, &Idempotency)> {
-        self.approvals.iter().find_map(|one| match &one.idempotency {
-            Some(known) if known.key_hash == *key_hash => Some((one.id, known)),
-            _ => None,
-        })
+    /// The approval that a request with this idempotency key made within the last day. It may be forgotten itself: then
+    /// the log knows it.
+    pub fn by_idempotency_key(&self, key_hash: &[u8; 32]) -> Option<(ApprovalId, &KnownKey)> {
+        self.keys.find(key_hash).map(|known| (known.approval(), known))
     }
 
     pub(crate) fn remember_approval(&mut self, approval: Approval, now: Timestamp) {
         // One id, one approval: a second of the same id could never be ended.
         if self.approval(approval.id).is_none() {
             self.forget_old_approvals(now);
+            if let Some(idempotency) = &approval.idempotency {
+                self.keys.remember(idempotency, approval.id, now);
+            }
             self.approvals.push(approval);
         }
     }
@@ -370,7 +404,7 @@ impl Account {
                 issued.question = None;
             }
             if let Some(number) = number {
-                self.rest(number, at);
+                self.rest(Resting { number, since: at, of_trial: false });
             }
         }
     }

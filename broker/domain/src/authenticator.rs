@@ -10,6 +10,7 @@ use crate::{
     event::{AuthenticatorBound, EnrolmentEnd, Event, Platform, PushTarget, RevokedBy},
     limits,
     text::DisplayText,
+    throttle,
 };
 
 /// An authenticator as it stands.
@@ -37,6 +38,8 @@ pub struct Authenticator {
     pub push_target_since: Timestamp,
     /// The push service said that the target is dead.
     pub push_target_dead: bool,
+    /// When the phone gave its last targets.
+    pub(crate) push_target_changes: Vec<Timestamp>,
     /// The phone's counter of changes.
     pub counter: u64,
     /// SHA-256 of the claim that bound it.
@@ -76,6 +79,7 @@ impl Authenticator {
             push_target: event.push_target.clone(),
             push_target_since: at,
             push_target_dead: false,
+            push_target_changes: Vec::new(),
             counter: 0,
             claim_hash: event.claim_hash,
         }
@@ -95,6 +99,18 @@ impl Authenticator {
     /// enrolled while somebody waits at a login is not asked about it.
     pub fn may_answer(&self, approval: &Approval) -> bool {
         self.is_active() && approval.issued.as_ref().is_some_and(|issued| issued.addressed.contains(&self.id))
+    }
+
+    pub(crate) fn move_to(&mut self, push_target: &PushTarget, counter: u64, at: Timestamp) {
+        self.push_target = push_target.clone();
+        self.push_target_since = at;
+        self.push_target_dead = false;
+        self.counter = counter;
+        self.push_target_changes.retain(|one| one.is_within(limits::PUSH_TARGET_CHANGES_WINDOW, at));
+        if self.push_target_changes.len() >= limits::PUSH_TARGET_CHANGES_MAX {
+            self.push_target_changes.remove(0);
+        }
+        self.push_target_changes.push(at);
     }
 
     /// The target to push to, unless it is dead.
@@ -121,16 +137,33 @@ pub(crate) fn unenrol(account: &Account, call: &VerifiedUnenrol) -> Result<Vec<E
     Ok(end(authenticator, RevokedBy::Unenrolment { counter: call.counter() }))
 }
 
+/// The target that the phone has already changes nothing, and leaves no event, where that is sound: where the call is
+/// the last change itself, whose reply was lost on the way, or carries the very next counter, so that no call with a
+/// counter between can be under way. One that skips counters is recorded: a change that was signed before it, and comes
+/// after it, must find its counter used.
 pub(crate) fn replace_push_target(
     account: &Account,
     call: &VerifiedReplacePushTarget,
+    now: Timestamp,
 ) -> Result<Vec<Event>, Refusal> {
     let authenticator = account.bound_authenticator(call.authenticator())?;
-    // The same change again: its reply was lost on the way.
-    if authenticator.counter == call.counter() && authenticator.push_target == *call.push_target() {
+    let same = authenticator.push_target == *call.push_target();
+    if same && authenticator.counter == call.counter() {
         return Ok(vec![]);
     }
     rising(authenticator, call.counter())?;
+    let next = authenticator.counter.checked_add(1) == Some(call.counter());
+    if same && next && !authenticator.push_target_dead {
+        return Ok(vec![]);
+    }
+    if let Some(retry_after) = throttle::wait(
+        &authenticator.push_target_changes,
+        limits::PUSH_TARGET_CHANGES_MAX,
+        limits::PUSH_TARGET_CHANGES_WINDOW,
+        now,
+    ) {
+        return Err(Refusal::TooManyPushTargets { most: limits::PUSH_TARGET_CHANGES_MAX, retry_after });
+    }
     Ok(vec![Event::PushTargetReplaced {
         authenticator: authenticator.id,
         push_target: call.push_target().clone(),
@@ -138,8 +171,8 @@ pub(crate) fn replace_push_target(
     }])
 }
 
-/// Ignored where the phone has given another target since, or the same one anew after the moment that the push
-/// service reports: that registration is not the one that died.
+/// Ignored where the phone has given another target since, or, when it was known to be dead, the same one anew after the
+/// moment that the push service reports: that registration is not the one that died.
 pub(crate) fn record_dead_target(
     account: &Account,
     id: AuthenticatorId,
@@ -166,7 +199,8 @@ fn rising(authenticator: &Authenticator, counter: u64) -> Result<(), Refusal> {
 
 /// An authenticator that ends during its trial ends the enrolment with it.
 fn end(authenticator: &Authenticator, by: RevokedBy) -> Vec<Event> {
-    let revoked = Event::AuthenticatorRevoked { authenticator: authenticator.id, by };
+    let was_active = authenticator.is_active();
+    let revoked = Event::AuthenticatorRevoked { authenticator: authenticator.id, by, was_active };
     if authenticator.state == State::OnTrial {
         let enrolment = authenticator.enrolment;
         vec![revoked, Event::EnrolmentEnded { enrolment, reason: EnrolmentEnd::Revoked, answer_hash: None }]

@@ -1,5 +1,7 @@
 //! What may be asked of an account, and why nothing may come of it.
 
+use std::time::Duration;
+
 use countersign_envelope::EnrolmentCode;
 
 use crate::{
@@ -128,6 +130,21 @@ pub enum Refusal {
     /// The idempotency key came before with another body.
     #[error("the idempotency key was used with another request")]
     IdempotencyKeyReused,
+    /// So many requests for the account were refused lately that this one is not even recorded; or so many keys are
+    /// known that there is no room for another.
+    #[error("too many requests for this account lately: try again in {} s", seconds(*retry_after))]
+    TooManyRequests {
+        /// When another can be taken, or refused with an outcome.
+        retry_after: Duration,
+    },
+    /// The phone has given as many push targets lately as it may.
+    #[error("{most} push targets came from this phone lately, and no more may: try again in {} s", seconds(*retry_after))]
+    TooManyPushTargets {
+        /// The limit.
+        most: usize,
+        /// When it may give another.
+        retry_after: Duration,
+    },
     /// The number was drawn from an older state and has been taken since: draw again.
     #[error("the match number is taken")]
     NumberTaken,
@@ -137,4 +154,9 @@ pub enum Refusal {
     /// The trial has ended, otherwise than by this very answer.
     #[error("the enrolment has ended")]
     EnrolmentOver,
+}
+
+/// Whole seconds, rounded up.
+fn seconds(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis().div_ceil(1_000)).unwrap_or(u64::MAX)
 }

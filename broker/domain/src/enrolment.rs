@@ -12,7 +12,7 @@ use crate::{
         TrialRequested,
     },
     limits,
-    number::MatchNumber,
+    number::{MatchNumber, Resting},
 };
 
 /// An enrolment as it stands.
@@ -32,6 +32,8 @@ pub struct Enrolment {
     pub codes_refused: u8,
     /// How far it is.
     pub stage: Stage,
+    /// Its time was over, by the clock of an event.
+    seen_over: bool,
 }
 
 /// How far an enrolment is.
@@ -72,7 +74,18 @@ impl Enrolment {
             relying_party: event.relying_party,
             codes_refused: 0,
             stage: Stage::CodeWaits,
+            seen_over: false,
         }
+    }
+
+    /// Whether its time is over, whether or not that has been recorded yet; as
+    /// [`Approval::is_overdue`](crate::approval::Approval::is_overdue).
+    pub fn is_overdue(&self, now: Timestamp) -> bool {
+        self.seen_over || self.expires_at <= now || self.begun_at.is_ahead_of(now)
+    }
+
+    pub(crate) fn see_clock(&mut self, now: Timestamp) {
+        self.seen_over = self.is_live() && self.is_overdue(now);
     }
 
     /// Whether anything can still come of it.
@@ -106,7 +119,7 @@ pub(crate) fn begin(
     if account.identity().is_none() {
         events.push(Event::Opened(identity.clone()));
     }
-    let overdue: Vec<_> = account.live_enrolments().filter(|one| one.expires_at <= now).collect();
+    let overdue: Vec<_> = account.live_enrolments().filter(|one| one.is_overdue(now)).collect();
     let waiting = account.live_enrolments().count() - overdue.len();
     for one in overdue {
         events.extend(end(one, EnrolmentEnd::Expired, None));
@@ -142,7 +155,7 @@ pub(crate) fn complete(
         Stage::CodeWaits => {}
         _ => return Err(Refusal::EnrolmentNotWaiting),
     }
-    if enrolment.expires_at <= now {
+    if enrolment.is_overdue(now) {
         return Ok(end(enrolment, EnrolmentEnd::Expired, None));
     }
     // The locator chose the enrolment; one written otherwise is another claim's.
@@ -189,7 +202,7 @@ pub(crate) fn answer_trial(
     let hash = answer.hash();
     match &enrolment.stage {
         Stage::OnTrial { authenticator, question } if *authenticator == answer.authenticator() => {
-            if enrolment.expires_at <= now {
+            if enrolment.is_overdue(now) {
                 Ok(end(enrolment, EnrolmentEnd::Expired, None))
             } else if answer.declines() {
                 Ok(end(enrolment, EnrolmentEnd::Declined, Some(hash)))
@@ -214,7 +227,7 @@ pub(crate) fn answer_trial(
 
 pub(crate) fn expire(account: &Account, id: EnrolmentId, now: Timestamp) -> Result<Vec<Event>, Refusal> {
     let enrolment = account.enrolment(id).ok_or(Refusal::UnknownEnrolment)?;
-    if enrolment.is_live() && enrolment.expires_at <= now {
+    if enrolment.is_live() && enrolment.is_overdue(now) {
         Ok(end(enrolment, EnrolmentEnd::Expired, None))
     } else {
         Ok(vec![])
@@ -238,7 +251,8 @@ fn end(enrolment: &Enrolment, reason: EnrolmentEnd, answer_hash: Option<[u8; 32]
     let ended = Event::EnrolmentEnded { enrolment: enrolment.id, reason, answer_hash };
     match enrolment.stage {
         Stage::OnTrial { authenticator, .. } => {
-            vec![ended, Event::AuthenticatorRevoked { authenticator, by: RevokedBy::Trial }]
+            let by = RevokedBy::Trial;
+            vec![ended, Event::AuthenticatorRevoked { authenticator, by, was_active: false }]
         }
         _ => vec![ended],
     }
@@ -262,6 +276,15 @@ impl Account {
     pub(crate) fn change_enrolment(&mut self, id: EnrolmentId, change: impl FnOnce(&mut Enrolment)) {
         if let Some(enrolment) = self.enrolments.iter_mut().find(|one| one.id == id) {
             change(enrolment);
+        }
+    }
+
+    /// The number that its page showed is not live any more.
+    pub(crate) fn end_enrolment(&mut self, id: EnrolmentId, stage: Stage, at: Timestamp) {
+        let number = self.enrolment(id).and_then(Enrolment::trial_number);
+        self.change_enrolment(id, |one| one.stage = stage);
+        if let Some(number) = number {
+            self.rest(Resting { number, since: at, of_trial: true });
         }
     }
 

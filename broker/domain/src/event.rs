@@ -55,6 +55,8 @@ pub enum Event {
         authenticator: AuthenticatorId,
         /// By whom.
         by: RevokedBy,
+        /// It had passed its trial: the account's other phones know of it.
+        was_active: bool,
     },
     /// The phone has a new push target.
     PushTargetReplaced {

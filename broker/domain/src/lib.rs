@@ -7,7 +7,8 @@
 //! - [`account`]: the state, and `decide`, `evolve` and `react`, which hand on to the rooms below;
 //! - [`enrolment`], [`claim`]: a code, a new key, a trial, an active authenticator;
 //! - [`authenticator`], [`call`]: enrolled phones, and what they sign beside answers;
-//! - [`approval`], [`challenge`], [`number`], [`answer`]: a sign-in attempt from its number to its outcome;
+//! - [`approval`], [`challenge`], [`number`], [`answer`], [`idempotency`]: a sign-in attempt from its number to its
+//!   outcome;
 //! - [`policy`], [`throttle`], [`limits`]: what bounds all of it;
 //! - [`relying_party`]: who may ask;
 //! - [`event`], [`command`], [`ids`], [`text`], [`time`]: the words that the rest is written in.
@@ -23,6 +24,7 @@ pub mod claim;
 pub mod command;
 pub mod enrolment;
 pub mod event;
+pub mod idempotency;
 pub mod ids;
 pub mod limits;
 pub mod number;

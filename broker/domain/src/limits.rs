@@ -16,14 +16,37 @@ pub const ENROLMENT_LIFETIME: Duration = Duration::from_secs(10 * 60);
 /// Wrong secrets after which a code is ended.
 pub const ENROLMENT_CODE_ATTEMPTS: u8 = 5;
 
-/// Approvals that ended are remembered so long at least, for idempotency keys and repeated answers...
+/// How far ahead of the clock a recorded moment may lie: clocks are slewed, and those of brokers differ a little. One
+/// that lies further ahead was recorded by a clock that has been set right since: it counts for nothing, and what was
+/// to last from then on is over.
+pub const CLOCK_STEP: Duration = Duration::from_secs(60);
+
+/// Approvals that ended are remembered so long at least, for repeated answers...
 pub const APPROVALS_ENDED_KEPT: Duration = Duration::from_secs(24 * 60 * 60);
 /// ... but no more of them than this; older ones are in the log.
 pub const APPROVALS_ENDED_KEPT_MAX: usize = 256;
 /// The same for those that were refused at once.
 pub const APPROVALS_REFUSED_KEPT_MAX: usize = 64;
+/// Requests of one account that are refused with an outcome, and so with an event, within `REFUSALS_WINDOW`. Those
+/// beyond are told when to ask again, and leave nothing behind.
+pub const REFUSALS_RECORDED_MAX: usize = 10;
+/// See `REFUSALS_RECORDED_MAX`.
+pub const REFUSALS_WINDOW: Duration = Duration::from_secs(5 * 60);
+/// A request's idempotency key is known for so long.
+pub const IDEMPOTENCY_KEPT: Duration = Duration::from_secs(24 * 60 * 60);
+/// Idempotency keys of one account that are known at a time: what the limits of the default policy let in within
+/// `IDEMPOTENCY_KEPT`, at 20 requests and 10 refusals in each five minutes. Where a policy lets in more, a request
+/// with a new key is refused while there are as many: no key is forgotten before its time. One takes 72 bytes: an
+/// account that is signed in to five times a day takes some 400, one that is attacked all day 624,000.
+pub const IDEMPOTENCY_KEYS_MAX: usize = (24 * 60 / 5 + 1) * (20 + REFUSALS_RECORDED_MAX);
 /// A number is not shown again for the same account until so long after its approval ended.
 pub const NUMBER_REST: Duration = Duration::from_secs(10 * 60);
+/// Numbers of trials that rest at a time: whoever enrols again and again must not use up those of sign-ins.
+pub const TRIAL_NUMBERS_RESTING_MAX: usize = 10;
+/// New push targets of one authenticator within `PUSH_TARGET_CHANGES_WINDOW`: a phone has a new one rarely.
+pub const PUSH_TARGET_CHANGES_MAX: usize = 10;
+/// See `PUSH_TARGET_CHANGES_MAX`.
+pub const PUSH_TARGET_CHANGES_WINDOW: Duration = Duration::from_secs(60 * 60);
 /// How long a yes is good for: an old yes is no yes.
 pub const OUTCOME_VALID: Duration = Duration::from_secs(60);
 /// How long a phone is told of other authenticators that came or went.

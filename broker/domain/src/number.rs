@@ -5,11 +5,30 @@ use std::fmt;
 use subtle::ConstantTimeEq;
 use zeroize::Zeroize;
 
+use crate::{Timestamp, limits};
+
 /// A match number. It prints as nothing: it goes to the page that asked and to nobody else.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub struct MatchNumber {
     value: u32,
     digits: u8,
+}
+
+/// A number that was live, and is not shown again for a while.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Resting {
+    pub(crate) number: MatchNumber,
+    /// When it ceased to be live.
+    pub(crate) since: Timestamp,
+    /// It was a trial's.
+    pub(crate) of_trial: bool,
+}
+
+impl Resting {
+    /// One from ahead of the clock still does: from the next event on it rests as one that ceased to be live then.
+    pub(crate) fn rests(&self, now: Timestamp) -> bool {
+        now < self.since.plus(limits::NUMBER_REST)
+    }
 }
 
 /// Hides the number in its commitment. It prints as nothing.

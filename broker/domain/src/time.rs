@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use crate::limits;
+
 /// A moment: milliseconds since 1970-01-01T00:00:00Z, by the broker's clock.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
 pub struct Timestamp(u64);
@@ -27,6 +29,22 @@ impl Timestamp {
     #[must_use]
     pub fn minus(self, earlier: Duration) -> Self {
         Self(self.0.saturating_sub(millis(earlier)))
+    }
+
+    /// Whether it lies further ahead of `now` than a clock that is in order puts it: that clock has been set right.
+    pub fn is_ahead_of(self, now: Self) -> bool {
+        self > now.plus(limits::CLOCK_STEP)
+    }
+
+    /// Whether it is less than `span` before `now`. One that is ahead of `now` is not.
+    pub fn is_within(self, span: Duration, now: Self) -> bool {
+        !self.is_ahead_of(now) && now < self.plus(span)
+    }
+
+    /// This moment, or `now` if it is ahead of that: what began then lasts from now on.
+    #[must_use]
+    pub fn settled(self, now: Self) -> Self {
+        if self.is_ahead_of(now) { now } else { self }
     }
 
     /// How long until `later`; nothing if it is not later.

@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
-use countersign_domain::{ApprovalId, Command, EnrolmentId, Timestamp, command::Refusal};
+use countersign_domain::{ApprovalId, Command, EnrolmentId, Timestamp, command::Refusal, limits};
 use tokio::sync::{Semaphore, mpsc};
 
 use super::{Error, SignIn};
@@ -36,12 +36,7 @@ pub async fn run(
     let places = Arc::new(Semaphore::new(CONCURRENT_MAX));
     loop {
         let now = sign_in.clock.now();
-        while let Some(first) = waiting.pop_first() {
-            let (at, due) = first;
-            if now < at {
-                waiting.insert(first);
-                break;
-            }
+        while let Some(due) = next_due(&mut waiting, now) {
             let Ok(place) = Arc::clone(&places).acquire_owned().await else { return };
             let (sign_in, again) = (sign_in.clone(), again.clone());
             tokio::spawn(async move {
@@ -69,6 +64,16 @@ pub async fn run(
     }
 }
 
+/// The next that is due: its time has come; or it is further off than the longest life, and the clock was ahead when it
+/// began and has been set right since.
+fn next_due(waiting: &mut BTreeSet<(Timestamp, Due)>, now: Timestamp) -> Option<Due> {
+    let longest = limits::ENROLMENT_LIFETIME.max(*limits::APPROVAL_LIFETIME.end());
+    let first = waiting.first().filter(|(at, _)| *at <= now);
+    let due = *first.or_else(|| waiting.last().filter(|(at, _)| at.is_ahead_of(now.plus(longest))))?;
+    waiting.remove(&due);
+    Some(due.1)
+}
+
 impl SignIn {
     async fn end_overdue(&self, due: Due) -> Result<(), Error> {
         let (account, command) = match due {
@@ -80,5 +85,30 @@ impl SignIn {
             Ok(_) | Err(Error::Refused(Refusal::UnknownApproval | Refusal::UnknownEnrolment)) => Ok(()),
             Err(error) => Err(error),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use countersign_domain::AccountId;
+
+    use super::*;
+
+    #[test]
+    fn what_the_clock_has_ended_is_due_and_so_is_what_began_ahead_of_it() {
+        let now = Timestamp::from_millis(1_800_000_000_000);
+        let due = |n| Due::Approval(ApprovalId::new(AccountId::from_bytes([1; 16]), [n; 16]));
+        let ahead = |s| now.plus(Duration::from_secs(s));
+        let mut waiting = BTreeSet::from([
+            (now.minus(Duration::from_secs(1)), due(1)),
+            (now, due(2)),
+            (ahead(1), due(3)),
+            (ahead(660), due(4)),
+            (ahead(661), due(5)),
+            (ahead(1_000_000), due(6)),
+        ]);
+        let all: Vec<_> = std::iter::from_fn(|| next_due(&mut waiting, now)).collect();
+        assert_eq!(all, [due(1), due(2), due(6), due(5)]);
+        assert_eq!(waiting.len(), 2);
     }
 }

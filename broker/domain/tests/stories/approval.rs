@@ -147,25 +147,88 @@ fn a_refused_request_sent_again_stays_refused() {
 fn an_idempotency_key_is_remembered_for_a_day() {
     let it = SignIn::new(1, "42", at(100)).keyed("key", "body");
     let again = |at| SignIn::new(2, "17", at).keyed("key", "body");
-    let day = limits::APPROVALS_ENDED_KEPT.as_secs();
+    let day = limits::IDEMPOTENCY_KEPT.as_secs();
     let phone = Phone::ed25519(1);
     let mut history = waiting(&[&phone], &[&it]);
     history.push((at(160), it.expired()));
     // Something else happens at the end of the day.
-    let within = SignIn::new(3, "18", at(160 + day - 1));
+    let within = SignIn::new(3, "18", at(100 + day - 1));
     given(history.clone())
         .at(within.at)
         .when(&within.command())
         .then(&[within.requested()])
         .when(&again(within.at).command())
         .then(&[]);
-    let later = SignIn::new(3, "18", at(160 + day));
+    let later = SignIn::new(3, "18", at(100 + day));
     given(history)
         .at(later.at)
         .when(&later.command())
         .then(&[later.requested()])
         .when(&again(later.at).command())
         .then(&[again(later.at).requested()]);
+}
+
+#[test]
+fn a_request_sent_again_is_the_same_approval_although_that_is_forgotten() {
+    let it = SignIn::new(0, "42", at(100)).keyed("key", "body");
+    let again = SignIn::new(999_999, "17", at(105)).keyed("key", "body");
+    let other = SignIn::new(999_999, "17", at(105)).keyed("key", "another body");
+    let mut history = waiting(&[&Phone::ed25519(1)], &[&it]);
+    history.push((at(101), it.cancelled()));
+    for n in 1..=1_000 {
+        let refused = SignIn::new(n, "17", at(102)).keyed(&n.to_string(), "body");
+        history.push((at(102), refused.refused(RefusedBecause::PushPaused)));
+    }
+    for n in 1_001..=1_300 {
+        let one = SignIn::new(n, "17", at(103));
+        history.extend([(at(103), one.requested()), (at(103), one.cancelled())]);
+    }
+    let story = given(history).at(at(105));
+    assert!(story.account().approval(it.id()).is_none(), "it is forgotten");
+    let key_hash = it.request.idempotency.as_ref().unwrap().key_hash;
+    assert_eq!(story.account().by_idempotency_key(&key_hash).unwrap().0, it.id());
+    let so_far = Given::state(story.account().clone(), at(105));
+    so_far.when(&other.command()).then_refused(&Refusal::IdempotencyKeyReused);
+    story.when(&again.command()).then(&[]);
+}
+
+#[test]
+fn where_more_keys_come_than_are_remembered_a_new_one_is_refused_and_none_is_forgotten() {
+    let key = |n: usize| SignIn::new(u32::try_from(n).unwrap(), "42", at(200)).keyed(&n.to_string(), "body");
+    let most = limits::IDEMPOTENCY_KEYS_MAX;
+    let mut history = account_with(&[&Phone::ed25519(1)]);
+    history.extend((0..most).map(|n| (at(100), key(n).refused(RefusedBecause::TooManyRequests))));
+    let story = given(history);
+    let so_far = |second| Given::state(story.account().clone(), at(second));
+    let retry_after = std::time::Duration::from_secs(24 * 60 * 60 - 100);
+    so_far(200).when(&key(most).command()).then_refused(&Refusal::TooManyRequests { retry_after });
+    for known in [0, most - 1] {
+        so_far(200).when(&key(known).command()).then(&[]);
+    }
+    let without = SignIn::new(1_000_000, "42", at(200));
+    so_far(200).when(&without.command()).then(&[without.requested()]);
+    let mut tomorrow = key(most);
+    tomorrow.at = at(100 + 24 * 60 * 60);
+    so_far(100 + 24 * 60 * 60).when(&tomorrow.command()).then(&[tomorrow.requested()]);
+}
+
+#[test]
+fn a_key_from_ahead_of_the_clock_is_remembered_for_a_day_from_now() {
+    let hour = 60 * 60;
+    let it = SignIn::new(1, "42", at(100 + hour)).keyed("key", "body");
+    let again = |second| SignIn::new(2, "17", at(second)).keyed("key", "body");
+    let mut history = waiting(&[&Phone::ed25519(1)], &[&it]);
+    history.push((at(101 + hour), it.cancelled()));
+    // The clock is set right.
+    let next = |n, second| (at(second), SignIn::new(n, "18", at(second)).refused(RefusedBecause::PushPaused));
+    history.push(next(3, 100));
+    let later = |second| {
+        let mut history = history.clone();
+        history.push(next(4, second));
+        given(history).at(at(second)).when(&again(second).command())
+    };
+    later(99 + 24 * hour).then(&[]);
+    later(100 + 24 * hour).then(&[again(100 + 24 * hour).requested()]);
 }
 
 #[test]

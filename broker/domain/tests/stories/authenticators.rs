@@ -1,7 +1,9 @@
 //! Enrolled phones between sign-ins: reads, counters that must rise, push targets that die, and the end.
 
+use std::time::Duration;
+
 use countersign_domain::{
-    Account, Command, Event, Timestamp,
+    Account, Aggregate, Command, Event, Timestamp,
     account::{Effect, react},
     authenticator::State,
     call::{Error, VerifiedRead, VerifiedReplacePushTarget, VerifiedUnenrol, claimed_authenticator},
@@ -12,6 +14,7 @@ use countersign_domain::{
 };
 use countersign_envelope::payload_type;
 use countersign_proto::v1;
+use proptest::prelude::*;
 use prost::Message;
 
 use crate::cast::{BROKER_ID, Phone, SHOP, SignIn, Story, account_with, at, fcm, given, waiting};
@@ -26,7 +29,8 @@ fn moved(phone: &Phone, token: &str, counter: u64) -> Event {
 }
 
 fn left(phone: &Phone, counter: u64) -> Event {
-    Event::AuthenticatorRevoked { authenticator: phone.id, by: RevokedBy::Unenrolment { counter } }
+    let by = RevokedBy::Unenrolment { counter };
+    Event::AuthenticatorRevoked { authenticator: phone.id, by, was_active: true }
 }
 
 // ---- counters ----
@@ -100,6 +104,87 @@ fn a_captured_change_is_good_for_nobody_else_and_nothing_else() {
     call.push_target = Some(fcm("not\u{7f}visible"));
     let error = verify(&one.sign(payload_type::REPLACE_PUSH_TARGET, &call)).unwrap_err();
     assert!(matches!(error, Error::Field { field: "push_target", .. }));
+}
+
+// ---- as often as a phone has a new target ----
+
+#[test]
+fn ten_new_targets_in_an_hour_and_no_more() {
+    let (phone, other) = (Phone::ed25519(1), Phone::ed25519(2));
+    let mut story = given(account_with(&[&phone, &other]));
+    for n in 1..=10u64 {
+        let call = phone.moves_to(&format!("target-{n}"), n);
+        story = story.at(at(100 * n)).when_moved(&call).then_some(|events| events.len() == 1);
+    }
+    let so_far = |story: &Given<Account>, second| Given::state(story.account().clone(), at(second));
+    let one_more = phone.moves_to("one-more", 11);
+    let retry_after = Duration::from_secs(1);
+    so_far(&story, 3_699)
+        .when_moved(&one_more)
+        .then_refused(&Refusal::TooManyPushTargets { most: 10, retry_after });
+    // The tenth again, the same target as before, another phone, and leaving are no new targets.
+    so_far(&story, 1_001).when_moved(&phone.moves_to("target-10", 10)).then(&[]);
+    so_far(&story, 1_001).when_moved(&phone.moves_to("target-10", 11)).then(&[]);
+    so_far(&story, 1_001).when_moved(&other.moves_to("second", 1)).then(&[moved(&other, "second", 1)]);
+    so_far(&story, 1_001).when_unenrolled(&phone.unenrols(11)).then(&[left(&phone, 11)]);
+    so_far(&story, 3_700).when_moved(&one_more).then(&[moved(&phone, "one-more", 11)]);
+}
+
+#[test]
+fn the_target_that_the_phone_has_already_is_no_event() {
+    let phone = Phone::ed25519(1);
+    let token = phone.push_target().token().to_owned();
+    let mut story = with(&phone);
+    for _ in 0..100 {
+        story = story.when_moved(&phone.moves_to(&token, 1)).then(&[]);
+    }
+    let story = story.when_moved(&phone.moves_to("second", 1)).then(&[moved(&phone, "second", 1)]);
+    story.when_moved(&phone.moves_to(&token, 1)).then_refused(&Refusal::CounterNotRising { last: 1 });
+}
+
+#[test]
+fn a_change_that_is_overtaken_comes_too_late_although_the_later_one_changed_nothing() {
+    let phone = Phone::ed25519(1);
+    let token = phone.push_target().token().to_owned();
+    // Signed first, and held back by somebody on the way.
+    let overtaken = phone.moves_to("second", 1);
+    with(&phone)
+        .when_moved(&phone.moves_to(&token, 2))
+        .then(&[moved(&phone, &token, 2)])
+        .when_moved(&phone.moves_to(&token, 2))
+        .then(&[])
+        .when_moved(&overtaken)
+        .then_refused(&Refusal::CounterNotRising { last: 2 });
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 64, failure_persistence: None, ..ProptestConfig::default() })]
+
+    #[test]
+    fn no_change_comes_after_a_later_one_nor_more_of_them_than_may(
+        calls in proptest::collection::vec((0..3u8, 0..4u64, any::<bool>(), 0..600u64), 1..60),
+    ) {
+        let phone = Phone::ed25519(1);
+        let mut account = with(&phone).account().clone();
+        let (mut now, mut answered, mut recorded) = (at(100), 0, Vec::new());
+        for (target, ahead, replayed, wait) in calls {
+            now = now.plus(Duration::from_secs(wait));
+            let counter = if replayed { answered.max(3) - ahead.min(3) } else { answered + ahead };
+            let envelope = phone.moves_to(&format!("target-{target}"), counter);
+            let call = VerifiedReplacePushTarget::verify(&account, BROKER_ID, &envelope).unwrap();
+            let Ok(events) = account.decide(&Command::ReplacePushTarget(call), now) else { continue };
+            for event in &events {
+                let Event::PushTargetReplaced { counter, .. } = event else { panic!("{event:?}") };
+                prop_assert!(*counter >= answered, "a later change had been answered");
+                recorded.push((now, *counter));
+                account.evolve(event, now);
+            }
+            answered = answered.max(counter);
+            let hour = |at: &Timestamp| now < at.plus(Duration::from_secs(3_600));
+            prop_assert!(recorded.iter().filter(|(at, _)| hour(at)).count() <= 10);
+            prop_assert!(recorded.is_sorted_by(|(_, one), (_, next)| one < next));
+        }
+    }
 }
 
 // ---- reads ----
@@ -199,11 +284,15 @@ fn what_is_said_of_an_older_target_does_not_touch_the_newer() {
 }
 
 #[test]
-fn the_same_target_given_anew_after_it_died_is_another_registration() {
+fn the_same_target_given_anew_when_it_is_known_to_be_dead_is_another_registration() {
     let phone = Phone::ed25519(1);
     let again = phone.push_target();
     let story = || {
-        with(&phone).when_moved(&phone.moves_to(again.token(), 1)).then(&[moved(&phone, again.token(), 1)])
+        with(&phone)
+            .when(&dies(&phone, &again, Some(at(90))))
+            .then(&[died(&phone, &again)])
+            .when_moved(&phone.moves_to(again.token(), 1))
+            .then(&[moved(&phone, again.token(), 1)])
     };
     // It was given at second 100.
     story().when(&dies(&phone, &again, Some(at(99)))).then(&[]);

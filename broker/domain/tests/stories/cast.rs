@@ -202,6 +202,7 @@ impl Phone {
         Event::AuthenticatorRevoked {
             authenticator: self.id,
             by: countersign_domain::event::RevokedBy::RelyingParty(SHOP),
+            was_active: true,
         }
     }
 

@@ -28,7 +28,7 @@ fn ended(phone: &Phone, reason: EnrolmentEnd) -> Event {
 }
 
 fn revoked_by_trial(phone: &Phone) -> Event {
-    Event::AuthenticatorRevoked { authenticator: phone.id, by: RevokedBy::Trial }
+    Event::AuthenticatorRevoked { authenticator: phone.id, by: RevokedBy::Trial, was_active: false }
 }
 
 // ---- codes ----

@@ -5,6 +5,7 @@ mod answers;
 mod approval;
 mod authenticators;
 mod cast;
+mod clock;
 mod enrolment;
 mod numbers_and_limits;
 mod relying_party;

@@ -3,11 +3,12 @@
 use std::time::Duration;
 
 use countersign_domain::{
-    Account, Command, Event, Timestamp, command::Refusal, event::RefusedBecause, limits, number::MatchNumber,
-    policy::Policy, testing::Given,
+    Account, Aggregate, Command, Event, Timestamp, command::Refusal, event::RefusedBecause, limits,
+    number::MatchNumber, policy::Policy, testing::Given,
 };
 
 use countersign_envelope::SigningKey;
+use proptest::prelude::*;
 
 use crate::cast::{BANK, Phone, SignIn, Story, account_with, at, given, waiting};
 
@@ -84,17 +85,36 @@ fn a_trials_number_is_on_a_page_too() {
     on_trial.extend(newcomer.on_trial(at(100)));
     given(on_trial.clone()).at(at(110)).when(&it(110).command()).then_refused(&Refusal::NumberTaken);
 
-    // When it is over, its page is; and however many there were, they use up no numbers.
+    // When it is over, it rests as any other.
     for ending in [newcomer.activated([0; 32]), newcomer.failed()] {
         let mut ended = on_trial.clone();
         ended.push((at(120), ending));
-        given(ended).at(at(120)).when(&it(120).command()).then_some(|events| events.len() == 1);
+        given(ended.clone()).at(at(719)).when(&it(719).command()).then_refused(&Refusal::NumberTaken);
+        given(ended).at(at(720)).when(&it(720).command()).then_some(|events| events.len() == 1);
     }
 
     // And the other way round.
     let mut waits = waiting(&[&phone], &[&it(100)]);
     waits.push(newcomer.begun(at(101)));
     given(waits).when_claimed(&newcomer, &newcomer.claims()).then_refused(&Refusal::NumberTaken);
+}
+
+#[test]
+fn however_many_trials_there_were_they_use_up_few_numbers() {
+    let phone = Phone::ed25519(200);
+    let mut history = account_with(&[&phone]);
+    let newcomers: Vec<_> = (1..=60).map(Phone::ed25519).collect();
+    for newcomer in &newcomers {
+        history.extend(newcomer.on_trial(at(100)));
+        history.push((at(100), newcomer.failed()));
+    }
+    let story = given(history);
+    let rests = |newcomer: &Phone| story.account().number_is_taken(newcomer.trial_number(), at(101));
+    let resting: Vec<_> = newcomers.iter().map(rests).collect();
+    assert!(resting[50..].iter().all(|rests| *rests), "the last ten rest");
+    assert!(resting[..50].iter().all(|rests| !rests));
+    let it = SignIn::new(1, &newcomers[0].trial_number().to_text(), at(101));
+    story.at(it.at).when(&it.command()).then(&[it.requested()]);
 }
 
 #[test]
@@ -305,6 +325,94 @@ fn twenty_requests_in_five_minutes_and_no_more() {
         .then(&[again.requested()])
         .when(&then.command())
         .then(&[then.refused(RefusedBecause::TooManyRequests)]);
+}
+
+#[test]
+fn ten_refusals_in_five_minutes_are_recorded_and_no_more() {
+    let mut story = given([crate::cast::opened()]);
+    for n in 0..10u32 {
+        let it = SignIn::new(n, "42", at(100 + u64::from(n)));
+        story = story.at(it.at).when(&it.command()).then(&[it.refused(RefusedBecause::Unreachable)]);
+    }
+    for (second, left) in [(109, 291), (399, 1)] {
+        let it = SignIn::new(10, "42", at(second));
+        let retry_after = Duration::from_secs(left);
+        Given::state(story.account().clone(), it.at)
+            .when(&it.command())
+            .then_refused(&Refusal::TooManyRequests { retry_after });
+    }
+    let later = SignIn::new(11, "42", at(400));
+    story.at(later.at).when(&later.command()).then(&[later.refused(RefusedBecause::Unreachable)]);
+}
+
+#[test]
+fn whatever_the_refusal_it_is_recorded_only_so_often_and_what_can_be_issued_is() {
+    let phone = Phone::ed25519(1);
+    let many = |policy: &mut Policy| policy.requests_max = 1_000;
+    let it = SignIn::new(500, "99", at(130)).with_policy(many);
+    let refusals = || {
+        (0..10).map(|n| (at(129), SignIn::new(600 + n, "42", at(129)).refused(RefusedBecause::PushPaused)))
+    };
+    let with = |more: Vec<(Timestamp, Event)>| {
+        let mut history = account_with(&[&phone]);
+        history.extend(more);
+        history.extend(refusals());
+        given(history).at(it.at)
+    };
+    let ask = |n: u32| SignIn::new(n, &format!("{:02}", n % 100), at(128));
+    let situations = [
+        (RefusedBecause::Unreachable, vec![(at(128), phone.revoked())]),
+        (RefusedBecause::PushPaused, vec![(at(128), Event::PushPaused { until: at(1_000) })]),
+        (RefusedBecause::TooManyWaiting, (0..5).map(|n| ask(n).waits()).collect()),
+        (
+            RefusedBecause::NumbersExhausted,
+            (0..50).flat_map(|n| [ask(n).waits(), (at(128), ask(n).cancelled())]).collect(),
+        ),
+    ];
+    for (because, more) in situations {
+        let mut first = account_with(&[&phone]);
+        first.extend(more.clone());
+        given(first).at(it.at).when(&it.command()).then(&[it.refused(because)]);
+        let retry_after = Duration::from_secs(299);
+        with(more).when(&it.command()).then_refused(&Refusal::TooManyRequests { retry_after });
+    }
+    with(vec![]).when(&it.command()).then(&[it.requested()]);
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 32, failure_persistence: None, ..ProptestConfig::default() })]
+
+    /// As 3,000 requests in nine seconds, and as slower ones that go on for long.
+    #[test]
+    fn however_many_requests_come_few_leave_something_behind(
+        pauses in proptest::collection::vec(prop_oneof![8 => 0..10u64, 1 => 0..60_000u64], 100..400),
+    ) {
+        let phone = Phone::ed25519(1);
+        let mut account = given(account_with(&[&phone])).account().clone();
+        account.evolve(&Event::PushPaused { until: at(100_000) }, at(100));
+        let (mut now, mut recorded) = (at(100), Vec::new());
+        for (n, pause) in (0..).zip(pauses) {
+            now = now.plus(Duration::from_millis(pause));
+            let it = SignIn::new(n, "42", now);
+            let command = Command::RequestApproval { request: it.request.clone(), question: None };
+            match account.decide(&command, now) {
+                Ok(events) => {
+                    prop_assert_eq!(&events, &[it.refused(RefusedBecause::PushPaused)]);
+                    account.evolve(&events[0], now);
+                    recorded.push(now);
+                }
+                Err(Refusal::TooManyRequests { retry_after }) => {
+                    // It says the truth: then one is recorded again, and not before.
+                    let then = now.plus(retry_after);
+                    prop_assert!(account.decide(&command, then).is_ok());
+                    prop_assert!(account.decide(&command, then.minus(Duration::from_millis(1))).is_err());
+                }
+                Err(other) => panic!("{other:?}"),
+            }
+            let lately = recorded.iter().filter(|at| now < at.plus(limits::REFUSALS_WINDOW)).count();
+            prop_assert!(lately <= limits::REFUSALS_RECORDED_MAX);
+        }
+    }
 }
 
 #[test]

@@ -37,6 +37,8 @@ static PHONES: LazyLock<[Phone; 3]> =
 #[derive(Debug, Clone)]
 enum Step {
     Wait(u64),
+    /// The clock was ahead, and is set right.
+    SetBack(u64),
     Request(Ask),
     /// A phone answers one of the sign-ins so far.
     Answer {
@@ -104,6 +106,7 @@ fn step() -> impl Strategy<Value = Step> {
     let answer = (0..8usize, 0..3usize, what);
     prop_oneof![
         4 => wait.prop_map(Step::Wait),
+        1 => prop_oneof![9 => 0..60_000u64, 1 => 0..2_000_000u64].prop_map(Step::SetBack),
         6 => ask.prop_map(Step::Request),
         6 => answer.prop_map(|(sign_in, phone, what)| Step::Answer { sign_in, phone, what }),
         2 => (0..8usize).prop_map(Step::Resend),
@@ -123,6 +126,28 @@ struct Fate {
     /// The phones that were active when it was asked for.
     asked: BTreeSet<AuthenticatorId>,
     ended: Option<(Timestamp, Outcome)>,
+    /// Since when its number rests, by the clock as it was set since.
+    rests_since: Option<Timestamp>,
+    /// Its time was over when something happened to the account.
+    seen_over: bool,
+}
+
+impl Fate {
+    /// Over by the clock, or from ahead of it.
+    fn is_over(&self, now: Timestamp) -> bool {
+        let it = &self.sign_in;
+        self.seen_over || it.expires_at() <= now || it.at > now.plus(limits::CLOCK_STEP)
+    }
+
+    fn see_clock(&mut self, now: Timestamp) {
+        self.seen_over = self.is_over(now);
+        // One that has rested may be shown, whatever becomes of the clock afterwards.
+        self.rests_since = self.rests_since.map(|since| match since {
+            since if since > now.plus(limits::CLOCK_STEP) => now,
+            since if since.plus(limits::NUMBER_REST) <= now => Timestamp::default(),
+            since => since,
+        });
+    }
 }
 
 /// The account, and the bystander who believes nothing that it says of itself.
@@ -162,6 +187,7 @@ impl World {
     fn take(&mut self, step: &Step) {
         match step {
             Step::Wait(millis) => self.now = self.now.plus(Duration::from_millis(*millis)),
+            Step::SetBack(millis) => self.now = self.now.minus(Duration::from_millis(*millis)),
             Step::Request(ask) => self.request(ask),
             Step::Answer { sign_in, phone, what } => {
                 if let Some(it) = self.pick(*sign_in) {
@@ -195,7 +221,7 @@ impl World {
                 if let Some(it) = self.pick(*sign_in) {
                     for event in self.decide(&it.expire()).unwrap_or_default() {
                         assert_eq!(ending(&event), Some((it.id(), Outcome::Expired)));
-                        assert!(it.expires_at() <= self.now, "before its time");
+                        assert!(self.fates[&it.id()].is_over(self.now), "before its time");
                     }
                 }
             }
@@ -248,7 +274,7 @@ impl World {
                     assert_eq!(older.session_binding, it.request.session_binding);
                 }
                 Event::ApprovalExpired { approval } => {
-                    assert!(self.fates[approval].sign_in.expires_at() <= self.now);
+                    assert!(self.fates[approval].is_over(self.now));
                 }
                 other => panic!("nothing that a request does: {other:?}"),
             }
@@ -317,7 +343,9 @@ impl World {
                 assert!(signed.number == fate.number.to_text(), "approved with a wrong number");
                 assert!(fate.asked.contains(&answer.authenticator), "approved by one who was not asked");
                 assert!(self.active.contains(&answer.authenticator), "approved by one who may not any more");
-                assert!(at < fate.sign_in.expires_at(), "approved after its end");
+                assert!(!fate.is_over(at), "approved after its end");
+                let to_go = at.until(fate.sign_in.expires_at());
+                assert!(to_go <= fate.sign_in.request.policy.lifetime + limits::CLOCK_STEP);
             }
             _ => {}
         }
@@ -325,6 +353,10 @@ impl World {
             let fate = self.fates.get_mut(&id).expect("it was asked for");
             assert_eq!(fate.ended, None, "a second ending: {event:?}");
             fate.ended = Some((at, outcome));
+            fate.rests_since = Some(at);
+        }
+        for fate in self.fates.values_mut() {
+            fate.see_clock(at);
         }
         self.account.evolve(&event, at);
         self.log.push((at, event));
@@ -334,14 +366,21 @@ impl World {
     fn see_request(&mut self, requested: &ApprovalRequested, at: Timestamp) {
         let number = requested.question.number;
         for other in self.fates.values() {
-            let until = other.ended.map(|(ended, _)| ended.plus(limits::NUMBER_REST));
+            let until = other.rests_since.map(|since| since.plus(limits::NUMBER_REST));
             let rested = until.is_some_and(|until| until <= at);
             assert!(rested || other.number != number, "a number that is live or rests was shown again");
         }
         assert_eq!(requested.authenticators_addressed as usize, self.active.len());
         let mut sign_in = SignIn::new(0, &number.to_text(), at);
         sign_in.request = requested.request.clone();
-        let fate = Fate { sign_in, number, asked: self.active.clone(), ended: None };
+        let fate = Fate {
+            sign_in,
+            number,
+            asked: self.active.clone(),
+            ended: None,
+            rests_since: None,
+            seen_over: false,
+        };
         let before = self.fates.insert(requested.request.approval, fate);
         assert!(before.is_none(), "one id, two approvals");
     }
@@ -415,7 +454,7 @@ fn the_steps_of_the_property_reach_every_outcome() {
     let mut runner = TestRunner::deterministic();
     let steps = proptest::collection::vec(step(), 80);
     let mut seen = BTreeMap::<String, u32>::new();
-    for _ in 0..100 {
+    for _ in 0..200 {
         let mut world = World::new();
         for step in steps.new_tree(&mut runner).expect("it generates").current() {
             world.take(&step);
@@ -482,6 +521,7 @@ fn any_event(kind: u8, a: u8, b: u8, moment: Timestamp) -> Event {
             } else {
                 RevokedBy::Unenrolment { counter: u64::MAX }
             },
+            was_active: b.is_multiple_of(3),
         },
         8 => Event::PushTargetReplaced {
             authenticator: phone.id,

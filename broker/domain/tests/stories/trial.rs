@@ -24,7 +24,7 @@ fn on_trial(phone: &Phone) -> Given<Account> {
 fn failed(phone: &Phone, reason: EnrolmentEnd, answer: Option<&v1::Envelope>) -> [Event; 2] {
     [
         Event::EnrolmentEnded { enrolment: phone.enrolment, reason, answer_hash: answer.map(hash) },
-        Event::AuthenticatorRevoked { authenticator: phone.id, by: RevokedBy::Trial },
+        Event::AuthenticatorRevoked { authenticator: phone.id, by: RevokedBy::Trial, was_active: false },
     ]
 }
 
@@ -212,9 +212,14 @@ fn a_phone_that_leaves_or_is_revoked_during_its_trial_ends_the_enrolment() {
         answer_hash: None,
     };
     let by = RevokedBy::Unenrolment { counter: 1 };
-    let left = Event::AuthenticatorRevoked { authenticator: phone.id, by };
-    on_trial(&phone).when_unenrolled(&phone.unenrols(1)).then(&[left, over.clone()]);
+    let ended = |by| Event::AuthenticatorRevoked { authenticator: phone.id, by, was_active: false };
+    let (left, revoked) = (ended(by), ended(RevokedBy::RelyingParty(SHOP)));
+    on_trial(&phone).when_unenrolled(&phone.unenrols(1)).then(&[left.clone(), over.clone()]);
     on_trial(&phone)
         .when(&Command::RevokeAuthenticator { authenticator: phone.id, relying_party: SHOP })
-        .then(&[phone.revoked(), over]);
+        .then(&[revoked.clone(), over.clone()]);
+    assert!(
+        [left, revoked, over].iter().all(|event| react(event).is_empty()),
+        "nobody was told of it before"
+    );
 }

@@ -48,10 +48,14 @@ impl Approvals for Services {
         self.accepting()?;
         let caller = self.caller(&request, Scope::SignIn).await?;
         let opened = self.open(&caller, &request.into_inner()).await?;
-        let approval = opened.approval().ok_or_else(|| not_found(Audience::Login))?;
-        let result = match (messages::issued(approval), &approval.ending) {
+        let approval = match opened.approval() {
+            Some(approval) => approval.clone(),
+            // A request of before, whose approval only the log knows by now.
+            None => self.sign_in.standing(owner(&caller), opened.id).await.map_err(login)?.approval,
+        };
+        let result = match (messages::issued(&approval), &approval.ending) {
             (Some(issued), _) => Some(Opened::Issued(issued)),
-            (None, Some(ending)) => Some(Opened::Outcome(messages::outcome(approval, ending))),
+            (None, Some(ending)) => Some(Opened::Outcome(messages::outcome(&approval, ending))),
             (None, None) => None,
         };
         Ok(Response::new(v1::OpenApprovalReply { result }))

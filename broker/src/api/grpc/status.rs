@@ -85,6 +85,12 @@ fn refused(refusal: Refusal, audience: Audience) -> Status {
             [("last".to_owned(), last.to_string())],
         ),
         Refusal::IdempotencyKeyReused => make(Code::AlreadyExists, "IDEMPOTENCY_KEY_REUSED", text),
+        Refusal::TooManyRequests { retry_after } => {
+            retry(Code::ResourceExhausted, "TOO_MANY_REQUESTS", text, retry_after)
+        }
+        Refusal::TooManyPushTargets { retry_after, .. } => {
+            retry(Code::ResourceExhausted, "TOO_MANY_PUSH_TARGETS", text, retry_after)
+        }
         Refusal::NumberTaken => retry(Code::Aborted, "NUMBER_TAKEN", text, RETRY_SOON),
         Refusal::ApprovalEnded(ending) => ended(&ending),
     }

@@ -19,7 +19,7 @@ use countersign_envelope::{Algorithm, EnrolmentCode, PublicKey, enrolment_code::
 use countersign_proto::event::v1::{self as stored, EventType};
 use prost::Message;
 
-use super::{NUMBER_LENGTH, enrolment_secret, kind_bytes, match_number, personal};
+use super::{NUMBER_LENGTH, enrolment_secret, event_bytes, match_number, personal};
 use crate::{
     decider::codec::{Error, body, kind_of, unknown},
     keys::{Sealer, seal::Place},
@@ -216,7 +216,8 @@ impl Stored<'_> {
             stored::RevokedBy::Trial => RevokedBy::Trial,
             stored::RevokedBy::Unspecified => return Err(self.malformed("by is unknown")),
         };
-        Ok(Event::AuthenticatorRevoked { authenticator: self.authenticator(&event.authenticator)?, by })
+        let authenticator = self.authenticator(&event.authenticator)?;
+        Ok(Event::AuthenticatorRevoked { authenticator, by, was_active: event.was_active })
     }
 
     fn approval_requested(&self) -> Result<Event, Error> {
@@ -366,7 +367,8 @@ impl Stored<'_> {
     }
 
     fn both<M: Message + Default, P: Message + Default>(&self) -> Result<(M, P), Error> {
-        let plain = self.open(personal(self.decoder.account, &kind_bytes(self.kind)), &self.record.sealed)?;
+        let event = event_bytes(self.record);
+        let plain = self.open(personal(self.decoder.account, &event), &self.record.sealed)?;
         let data = P::decode(&plain[..]).map_err(|_| self.malformed("the personal data does not decode"))?;
         Ok((self.body()?, data))
     }

@@ -15,7 +15,7 @@ use countersign_proto::event::v1::{self as stored, EventType};
 use prost::Message;
 use zeroize::Zeroizing;
 
-use super::{NUMBER_LENGTH, enrolment_secret, kind_bytes, match_number, personal};
+use super::{NUMBER_LENGTH, enrolment_secret, event_bytes, match_number, personal};
 use crate::{
     decider::codec::record,
     entropy::Entropy,
@@ -60,9 +60,10 @@ impl Encoder<'_> {
                     answer_hash: copy(answer_hash),
                 },
             ),
-            Event::AuthenticatorRevoked { authenticator, by } => {
+            Event::AuthenticatorRevoked { authenticator, by, was_active } => {
                 let mut event = revoked_by(*by);
                 event.authenticator = copy(authenticator.as_bytes());
+                event.was_active = *was_active;
                 record(EventType::AuthenticatorRevoked, &event)
             }
             Event::PushTargetReplaced { authenticator, push_target, counter } => self.with_personal(
@@ -265,8 +266,9 @@ impl Encoder<'_> {
 
     fn with_personal(&self, kind: EventType, body: &impl Message, data: &impl Message) -> EventRecord {
         let plain = Zeroizing::new(data.encode_to_vec());
-        let sealed = self.seal(personal(self.account, &kind_bytes(kind)), &plain);
-        EventRecord { sealed, ..record(kind, body) }
+        let record = record(kind, body);
+        let sealed = self.seal(personal(self.account, &event_bytes(&record)), &plain);
+        EventRecord { sealed, ..record }
     }
 
     fn seal(&self, place: Place<'_>, plain: &[u8]) -> Bytes {

@@ -7,7 +7,7 @@ mod encode;
 use std::sync::Arc;
 
 use countersign_domain::{Account, AccountId, Event};
-use countersign_proto::event::v1::EventType;
+use countersign_envelope::sha256;
 
 use super::{Codec, Error};
 use crate::{
@@ -51,10 +51,23 @@ impl Codec for AccountCodec {
     }
 }
 
-/// The personal data of an event of this type.
-fn personal(account: AccountId, kind: &[u8; 4]) -> Place<'_> {
-    Place { account, purpose: "personal", within: kind }
+/// The personal data of one event.
+fn personal(account: AccountId, event: &[u8; EVENT_LENGTH]) -> Place<'_> {
+    Place { account, purpose: "personal", within: event }
 }
+
+/// What personal data belongs to: the event's type (4, big-endian), its version (4), and SHA-256 of its body, which is
+/// final before anything is sealed for it. So that whoever can write the log cannot give an event what was sealed for
+/// another, although both be of one type and one account.
+fn event_bytes(record: &EventRecord) -> [u8; EVENT_LENGTH] {
+    let mut bytes = [0; EVENT_LENGTH];
+    bytes[..4].copy_from_slice(&record.kind.to_be_bytes());
+    bytes[4..8].copy_from_slice(&record.version.to_be_bytes());
+    bytes[8..].copy_from_slice(&sha256(&record.body));
+    bytes
+}
+
+const EVENT_LENGTH: usize = 4 + 4 + 32;
 
 /// The number and salt of an approval or enrolment.
 fn match_number(account: AccountId, id: &[u8]) -> Place<'_> {
@@ -64,10 +77,6 @@ fn match_number(account: AccountId, id: &[u8]) -> Place<'_> {
 /// The secret of an enrolment's code.
 fn enrolment_secret(account: AccountId, id: &[u8]) -> Place<'_> {
     Place { account, purpose: "enrolment-secret", within: id }
-}
-
-fn kind_bytes(kind: EventType) -> [u8; 4] {
-    super::number(kind).to_be_bytes()
 }
 
 /// How a number and its salt are sealed: digits (1), value (4, big-endian), salt (32).

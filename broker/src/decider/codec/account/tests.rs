@@ -115,9 +115,17 @@ fn events() -> Vec<Event> {
             expires_at: at,
         }),
         Event::AuthenticatorActivated { authenticator, enrolment, answer_hash: [18; 32] },
-        Event::AuthenticatorRevoked { authenticator, by: RevokedBy::Unenrolment { counter: 19 } },
-        Event::AuthenticatorRevoked { authenticator, by: RevokedBy::RelyingParty(relying_party) },
-        Event::AuthenticatorRevoked { authenticator, by: RevokedBy::Trial },
+        Event::AuthenticatorRevoked {
+            authenticator,
+            by: RevokedBy::Unenrolment { counter: 19 },
+            was_active: false,
+        },
+        Event::AuthenticatorRevoked {
+            authenticator,
+            by: RevokedBy::RelyingParty(relying_party),
+            was_active: true,
+        },
+        Event::AuthenticatorRevoked { authenticator, by: RevokedBy::Trial, was_active: false },
         Event::PushTargetReplaced {
             authenticator,
             push_target: PushTarget::recorded(PushServiceKind::Apns, "another"),
@@ -227,6 +235,31 @@ fn an_event_moved_to_another_account_does_not_open() {
             let moved = codec.decode(AccountId::from_bytes([99; 16]), &record);
             assert!(matches!(moved, Err(Error::Sealed { .. })), "{moved:?}");
         }
+    }
+}
+
+#[test]
+fn what_is_sealed_for_one_event_does_not_open_in_another_of_its_type_and_account() {
+    let codec = codec();
+    let records: Vec<_> = events().iter().map(|event| codec.encode(ACCOUNT, event)).collect();
+    let sealed = || records.iter().filter(|record| !record.sealed.is_empty());
+    let mut swaps = 0;
+    for one in sealed() {
+        for other in sealed().filter(|other| other.kind == one.kind && other.body != one.body) {
+            let swapped = EventRecord { sealed: other.sealed.clone(), ..one.clone() };
+            let opened = codec.decode(ACCOUNT, &swapped);
+            assert!(matches!(opened, Err(Error::Sealed { .. })), "{opened:?}");
+            swaps += 1;
+        }
+    }
+    assert!(swaps >= 6, "{swaps}");
+    // Nor is the rest of an event changed round what is sealed in it.
+    for one in sealed() {
+        let mut body = one.body.to_vec();
+        // A field of a later release, which this one skips.
+        body.extend([0xf8, 0x7f, 0x01]);
+        let opened = codec.decode(ACCOUNT, &EventRecord { body: body.into(), ..one.clone() });
+        assert!(matches!(opened, Err(Error::Sealed { .. })), "{opened:?}");
     }
 }
 
