@@ -9,6 +9,7 @@ mod damage;
 mod enrolment;
 mod first_sign_in;
 mod following;
+mod limits;
 mod log_command;
 mod outcomes;
 mod push_faults;
