@@ -3,14 +3,17 @@
 //! compared with the log.
 //!
 //! - [`stage`]: broker, push services, accounts with a phone each, all on the crash file system;
-//! - [`load`]: logins and phones that go on through it all;
-//! - [`moment`]: where a round ends the broker;
+//! - [`load`]: logins and phones that go on through it all; [`newcomer`]: accounts that begin meanwhile;
+//! - [`moment`]: where a round ends the broker; [`tally`]: how often it came to that;
 //! - [`ledger`]: what was told, and whether the log agrees.
 
 pub mod ledger;
 pub mod load;
 pub mod moment;
+pub mod newcomer;
 pub mod stage;
+pub mod tally;
 
-pub use ledger::Ledger;
+pub use ledger::{Fact, Ledger};
 pub use stage::Stage;
+pub use tally::Tally;

@@ -1,19 +1,16 @@
 //! `tests/crash`: rounds of load, an end, a start, and a comparison of what was told with what is logged.
 
-use std::{path::PathBuf, process::Command, sync::Arc, time::Duration};
+use std::{collections::BTreeMap, path::PathBuf, process::Command, sync::Arc, time::Duration};
 
 use anyhow::{Context as _, Result, bail, ensure};
 use clap::{Parser, ValueEnum};
 use crashes::{
-    Ledger, Stage,
+    Ledger, Stage, Tally,
     load::Load,
-    moment::{Moment, choose_cut},
+    moment::{Moment, PATIENCE, choose_cut},
 };
 use crashfs::{Crash, CrashFs};
 use rand::{Rng as _, RngCore as _, SeedableRng as _, rngs::StdRng};
-
-/// A moment that has not come by then is not waited for: the broker is ended as it stands.
-const MOMENT_MAX: Duration = Duration::from_secs(6);
 
 /// After so many rounds on one log a new one is begun: each round reads all of it.
 const ROUNDS_PER_LOG: u32 = 30;
@@ -58,20 +55,22 @@ async fn main() -> Result<()> {
     }
     let mut stage = Stage::new().await?;
     let mut ledger = Arc::new(Ledger::default());
-    let (mut outcomes, mut things) = (0, 0);
+    let (mut told, mut moments) = (BTreeMap::new(), Tally::default());
     for number in 1..=options.rounds {
         if number > 1 && number % ROUNDS_PER_LOG == 1 {
-            things += ledger.len();
+            add(&mut told, &ledger);
             stage = Stage::new().await?;
             ledger = Arc::new(Ledger::default());
         }
-        let (end, told) = round(&mut stage, &ledger, options.mode, &mut random).await.with_context(|| {
-            format!("round {number}; the broker said:\n{}", tail(&stage.world.broker.said()))
+        let round = round(&mut stage, &ledger, options.mode, &mut random).await.with_context(|| {
+            format!("round {number}, seed {seed}; the broker said:\n{}", tail(&stage.world.broker.said()))
         })?;
-        outcomes += told;
+        moments.add(round.moment, round.came);
         let wrong = ledger.compare(stage.world.broker.administration().await?).await?;
         println!(
-            "{number:>4}  {end:<70}  {told:>5} outcomes  {}",
+            "{number:>4}  {:<70}  {:>5} outcomes  {}",
+            round.what,
+            round.outcomes,
             if wrong.is_empty() { "good" } else { "WRONG" }
         );
         if !wrong.is_empty() {
@@ -83,18 +82,39 @@ async fn main() -> Result<()> {
             );
         }
     }
-    things += ledger.len();
-    println!("{} rounds, {outcomes} outcomes, {things} things told: nothing lost", options.rounds);
+    add(&mut told, &ledger);
+    let things: usize = told.values().sum();
+    let told: Vec<_> = told.iter().map(|(kind, times)| format!("{times} {kind}")).collect();
+    println!("told: {}", told.join(", "));
+    println!("moments that came, of those that were chosen: {moments}");
+    let never = moments.never_came();
+    ensure!(never.is_empty(), "these moments were chosen often and never came: {}", never.join(", "));
+    println!(
+        "{} rounds, {:?}, seed {seed}: {things} things told, nothing lost",
+        options.rounds, options.mode
+    );
     Ok(())
 }
 
-/// Load, an end, a start: how it ended, and how many logins had their outcome.
-async fn round(
-    stage: &mut Stage,
-    ledger: &Arc<Ledger>,
-    mode: Mode,
-    random: &mut StdRng,
-) -> Result<(String, usize)> {
+fn add(told: &mut BTreeMap<String, usize>, ledger: &Ledger) {
+    for (kind, times) in ledger.counts() {
+        *told.entry(kind).or_default() += times;
+    }
+}
+
+/// What a round was.
+struct Round {
+    /// The kind of moment that was chosen.
+    moment: &'static str,
+    came: bool,
+    /// All of it, in words.
+    what: String,
+    /// How many logins had their outcome.
+    outcomes: usize,
+}
+
+/// Load, an end, a start.
+async fn round(stage: &mut Stage, ledger: &Arc<Ledger>, mode: Mode, random: &mut StdRng) -> Result<Round> {
     let moment = Moment::choose(random);
     let load = Load::start(stage, ledger);
     if moment.while_starting {
@@ -107,17 +127,16 @@ async fn round(
     } else {
         stage.fs.freeze_at(moment.trigger());
     }
-    let came = stage.wait_frozen(MOMENT_MAX).is_some();
+    let came = stage.wait_frozen(PATIENCE).is_some();
     if !came {
         stage.fs.freeze();
     }
     let cut = end(stage, mode, random)?;
     let damage = if random.random_ratio(1, 5) { damage_store(stage, random)? } else { "" };
-    let came = if came { "" } else { " (did not come)" };
-    let what = format!("{moment}{came}; {cut}{damage}");
+    let what = format!("{moment}{}; {cut}{damage}", if came { "" } else { " (did not come)" });
     stage.broker().start().with_context(|| what.clone())?;
     let outcomes = load.finish().await.with_context(|| what.clone())?;
-    Ok((what, outcomes))
+    Ok(Round { moment: moment.name, came, what, outcomes })
 }
 
 fn end(stage: &mut Stage, mode: Mode, random: &mut StdRng) -> Result<String> {
@@ -158,27 +177,39 @@ fn damage_store(stage: &Stage, random: &mut StdRng) -> Result<&'static str> {
     Ok("; sled damaged")
 }
 
-/// With fsync that does nothing, a power cut must be noticed: else these rounds prove nothing.
+/// With fsync that does nothing, a power cut must be noticed: else these rounds prove nothing. Noticed is what the
+/// comparison finds, and a broker that does not start because it sees that its log has lost something; any other failure
+/// of a round is one of the control run.
 async fn control(options: &Options, random: &mut StdRng) -> Result<()> {
     let mut stage = Stage::new().await?;
     stage.fs.sync_all();
     stage.fs.faults().ignore_syncs(true);
     let ledger = Arc::new(Ledger::default());
     for number in 1..=options.rounds {
-        let noticed = if let Err(error) = round(&mut stage, &ledger, Mode::Power, random).await {
-            Some(format!("{error:#}"))
-        } else {
-            ledger.compare(stage.world.broker.administration().await?).await?.first().cloned()
+        let noticed = match round(&mut stage, &ledger, Mode::Power, random).await {
+            Err(error) => match loss_in(&format!("{error:#}")) {
+                Some(loss) => Some(format!("the broker does not start: {loss}")),
+                None => return Err(error.context(format!("round {number} failed, and not for a loss"))),
+            },
+            Ok(_) => {
+                let wrong = ledger.compare(stage.world.broker.administration().await?).await?;
+                wrong.first().map(|first| format!("{} differences, such as {first}", wrong.len()))
+            }
         };
         if let Some(noticed) = noticed {
-            println!(
-                "round {number}: without fsync, noticed: {}",
-                noticed.lines().next().unwrap_or_default()
-            );
+            println!("round {number}: without fsync, noticed: {noticed}");
             return Ok(());
         }
+        println!("round {number}: without fsync, nothing noticed");
     }
     bail!("without fsync, {} power cuts went unnoticed: these rounds prove nothing", options.rounds)
+}
+
+/// The line in which a broker that does not start says that its log has lost something.
+fn loss_in(error: &str) -> Option<&str> {
+    let refused = error.split_once("the broker does not start")?.1;
+    let losses = ["it has lost entries", "cannot read on from position"];
+    refused.lines().find(|line| losses.iter().any(|loss| line.contains(loss))).map(str::trim)
 }
 
 /// The broker's folder as it is, for somebody to look at.
@@ -195,4 +226,25 @@ fn keep(stage: &mut Stage, seed: u64, round: u32) -> Result<PathBuf> {
 fn tail(text: &str) -> String {
     let lines: Vec<_> = text.lines().collect();
     lines[lines.len().saturating_sub(15)..].join("\n")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_a_start_that_is_refused_for_a_loss_counts_as_noticed() {
+        let lost = "after sync number 1; ForgetAll: the broker does not start (exit status: 1): countersign: the log \
+                    does not start: log/journal/1.seg, byte 0: the header of the segment is damaged; cannot read on \
+                    from position 76\n";
+        assert!(loss_in(lost).is_some_and(|loss| loss.contains("position 76")));
+        let behind = "the broker does not start (exit status: 1): heads knows of position 9, but the journal ends at \
+                      position 7: it has lost entries";
+        assert!(loss_in(behind).is_some());
+        for other in
+            ["a login waits for ever", "the broker does not start (exit status: 1): address in use", ""]
+        {
+            assert_eq!(loss_in(other), None, "{other}");
+        }
+    }
 }

@@ -1,6 +1,6 @@
 //! Where a round ends the broker: counted by what is going on there.
 
-use std::fmt;
+use std::{fmt, time::Duration};
 
 use crashfs::{CutMode, DirOrder, Kind, Trigger};
 use rand::{Rng as _, rngs::StdRng, seq::IndexedRandom as _};
@@ -25,11 +25,16 @@ const MOMENTS: [(&str, Kind, &str, u64, bool); 9] = [
     ("roll-over: a segment made", Kind::Create, "log/journal/*", 12, false),
     ("roll-over: a segment named", Kind::Rename, "log/journal/*", 12, false),
     ("roll-over: the folder synced", Kind::SyncDir, "log/journal", 12, false),
-    ("putting into sled", Kind::Write, "log/store/**", 60, false),
+    // sled writes what it has been given every five seconds, and then little.
+    ("putting into sled", Kind::Write, "log/store/**", 2, false),
     ("starting", Kind::Any, "log/**", 12, true),
     ("recovering the journal", Kind::Any, "log/journal/*", 8, true),
-    ("recovering sled", Kind::Any, "log/store/**", 25, true),
+    ("recovering sled", Kind::Any, "log/store/**", 10, true),
 ];
+
+/// A moment that has not come by then is not waited for: the broker is ended as it stands. Longer than what sled takes
+/// until its next write, on a machine that is busy with other things.
+pub const PATIENCE: Duration = Duration::from_secs(15);
 
 impl Moment {
     /// A moment by chance.

@@ -1,12 +1,19 @@
 //! Broker, push services, and accounts with a phone each: the broker's log on the crash file system, its keys not.
 
-use std::{path::PathBuf, sync::Arc, time::Duration};
+use std::{
+    path::PathBuf,
+    sync::{Arc, atomic::AtomicUsize},
+    time::Duration,
+};
 
 use anyhow::Result;
 use countersign_envelope::Algorithm;
 use countersign_tests::{Broker, World};
 use crashfs::{CrashFs, Options};
-use device_sim::{phone::Phone, push_services::Service};
+use device_sim::{
+    phone::{Phone, PushTarget},
+    push_services::Service,
+};
 use tempfile::TempDir;
 
 /// Accounts of the load. Each decides for its own sign-ins one after the other.
@@ -19,8 +26,12 @@ pub struct Stage {
     pub world: World,
     /// The file system that its log is on.
     pub fs: CrashFs,
-    /// The phones, one for each account.
+    /// The phones, one for each account that is there from the beginning.
     pub phones: Vec<(String, Arc<Phone>)>,
+    /// Push targets for the phones of accounts that begin under the load, and for those that get another.
+    pub targets: Vec<PushTarget>,
+    /// How many such accounts there were.
+    pub newcomers: Arc<AtomicUsize>,
     _folder: TempDir,
 }
 
@@ -54,7 +65,12 @@ impl Stage {
             let enrolled = world.enrol(&account, service, algorithm).await?;
             phones.push((account, Arc::new(enrolled.phone)));
         }
-        Ok(Self { world, fs, phones, _folder: folder })
+        let mut targets = Vec::new();
+        for _ in 0..2 {
+            targets.push(PushTarget::Fcm(world.push.new_target(Service::Fcm, None)?.to_string()));
+            targets.push(PushTarget::Apns(world.push.new_target(Service::Apns, None)?.to_string()));
+        }
+        Ok(Self { world, fs, phones, targets, newcomers: Arc::default(), _folder: folder })
     }
 
     /// The broker.
