@@ -14,7 +14,12 @@ use device_sim::push_services::{
     Config, Counters, Death, Environment, Identity, PushServices, Service, identity::SavedFiles, scenario,
 };
 use serde::{Deserialize, Serialize};
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::{
+    signal::unix::{SignalKind, signal},
+    sync::mpsc,
+};
+
+use super::terminal;
 
 const TARGETS_FILE: &str = "targets.json";
 /// What the other app and the other project of the sample targets are called.
@@ -51,6 +56,9 @@ pub(crate) struct Args {
     /// Prints one JSON object on one line instead of text
     #[arg(long)]
     json: bool,
+    /// Ends when its standard input does: when the program that started it is gone, however that ended
+    #[arg(long)]
+    until_input_ends: bool,
 }
 
 #[derive(Clone, Copy, Debug, ValueEnum)]
@@ -63,6 +71,8 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<()> {
     // Asked for before anything is printed: who reads the output may send one at once.
     let mut interrupt = signal(SignalKind::interrupt())?;
     let mut terminate = signal(SignalKind::terminate())?;
+
+    let mut input = args.until_input_ends.then(terminal::typed_lines);
 
     let faults = args.scenario.as_deref().map(scenario::read).transpose()?.unwrap_or_default();
     let folder = Folder::open(args.dir)?;
@@ -95,6 +105,7 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<()> {
     tokio::select! {
         _ = interrupt.recv() => {}
         _ = terminate.recv() => {}
+        () = end_of(&mut input) => {}
     }
     let counters = services.counters();
     services.shutdown().await;
@@ -102,6 +113,14 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<()> {
         say(&summary(counters))?;
     }
     folder.close()
+}
+
+/// Waits for the end of the input, if it is listened to.
+async fn end_of(input: &mut Option<mpsc::Receiver<String>>) {
+    match input {
+        Some(input) => while input.recv().await.is_some() {},
+        None => std::future::pending().await,
+    }
 }
 
 fn say(text: &str) -> anyhow::Result<()> {

@@ -39,8 +39,9 @@ impl DeviceSim {
 
     pub(super) async fn push_services(&self, dir: &Path) -> anyhow::Result<PushServices> {
         let mut command = Command::new(&self.0);
-        command.args(["push-services", "--json", "--dir"]).arg(dir);
-        let (child, mut lines, _) = spawn(command)?;
+        // Its input closes when the demo is gone, however that ended: nothing of it stays behind.
+        command.args(["push-services", "--json", "--until-input-ends", "--dir"]).arg(dir);
+        let (child, mut lines, stdin) = spawn(command)?;
         let line = next_line(&mut lines).await?.context("device-sim push-services ended before it began")?;
         let guide: Guide =
             serde_json::from_str(&line).context("device-sim push-services said something else")?;
@@ -50,29 +51,26 @@ impl DeviceSim {
             control: guide.control_url.clone(),
             guide,
             child,
+            _stdin: stdin,
         })
     }
 
-    /// A phone that enrols by this URI; one that is enrolled already without.
+    /// A phone that enrols by this URI. It ends with its input, too.
     pub(super) async fn phone(
         &self,
         state: &Path,
         push: &PushServices,
-        phone: &PhoneOfDemo,
-        uri: Option<&str>,
+        phone: &'static PhoneOfDemo,
+        uri: &str,
     ) -> anyhow::Result<Phone> {
         let mut command = Command::new(&self.0);
         command.args(["phone", "--json", "--state"]).arg(state);
         command.args(["--push-control", &push.control, "--service", phone.service]);
         command.args(["--algorithm", phone.algorithm, "--name", phone.name]);
-        if uri.is_some() {
-            command.args(["--enrol", "-"]);
-        }
+        command.args(["--enrol", "-"]);
         let (child, lines, stdin) = spawn(command)?;
-        let mut phone = Phone { child, lines, stdin };
-        if let Some(uri) = uri {
-            phone.type_line(uri).await?;
-        }
+        let mut phone = Phone { of_demo: phone, authenticator_id: String::new(), child, lines, stdin };
+        phone.type_line(uri).await?;
         Ok(phone)
     }
 }
@@ -84,6 +82,7 @@ pub(super) struct PushServices {
     pub(super) control: String,
     guide: Guide,
     child: Child,
+    _stdin: ChildStdin,
 }
 
 /// What `device-sim push-services --json` says.
@@ -131,6 +130,9 @@ ca_file = "{ca}"
 
 /// One phone, and the person who types on it.
 pub(super) struct Phone {
+    pub(super) of_demo: &'static PhoneOfDemo,
+    /// Known once it is bound.
+    pub(super) authenticator_id: String,
     child: Child,
     lines: Lines<BufReader<ChildStdout>>,
     stdin: ChildStdin,

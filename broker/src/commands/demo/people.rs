@@ -6,8 +6,8 @@ use std::path::{Path, PathBuf};
 use anyhow::Context as _;
 use countersign::config::Config;
 use countersign_proto::v1::{
-    self, administration_client::AdministrationClient, approvals_client::ApprovalsClient,
-    enrolments_client::EnrolmentsClient,
+    self, administration_client::AdministrationClient, approval_update::Update,
+    approvals_client::ApprovalsClient, enrolments_client::EnrolmentsClient,
 };
 use tonic::{
     Request, Streaming,
@@ -85,11 +85,11 @@ impl EnrollingPage {
         Ok(self.client.begin_enrolment(request).await.map_err(|status| said(&status))?.into_inner())
     }
 
-    /// The number of the trial, once a phone has claimed the code.
-    pub(super) async fn trial_number(&mut self, enrolment: &str) -> anyhow::Result<String> {
+    /// The trial, once a phone has claimed the code.
+    pub(super) async fn trial(&mut self, enrolment: &str) -> anyhow::Result<v1::enrolment_update::Trial> {
         use v1::enrolment_update::Update;
         self.wait_for(enrolment, |update| match update {
-            Update::Trial(trial) => Some(trial.match_number),
+            Update::Trial(trial) => Some(trial),
             _ => None,
         })
         .await
@@ -130,11 +130,7 @@ impl LoginServer {
         Ok(Self { client, authorization: bearer(api_key)? })
     }
 
-    pub(super) async fn request(
-        &mut self,
-        account: &str,
-        application: &str,
-    ) -> anyhow::Result<Streaming<v1::ApprovalUpdate>> {
+    pub(super) async fn request(&mut self, account: &str, application: &str) -> anyhow::Result<Attempt> {
         let request = v1::RequestApprovalRequest {
             account: Some(named(account)),
             application: application.to_owned(),
@@ -147,25 +143,95 @@ impl LoginServer {
             ..Default::default()
         };
         let request = with(request, &self.authorization);
-        Ok(self.client.request_approval(request).await.map_err(|status| said(&status))?.into_inner())
+        let updates =
+            self.client.request_approval(request).await.map_err(|status| said(&status))?.into_inner();
+        Ok(Attempt { updates, progress: Vec::new() })
     }
 }
 
-pub(super) fn progress(progress: &v1::Progress) -> &'static str {
-    match progress.kind() {
-        v1::progress::Kind::AcceptedByPushService => "a push service has accepted the push",
-        v1::progress::Kind::Delivered => "a phone has it",
-        v1::progress::Kind::Opened => "a phone shows it",
-        v1::progress::Kind::PushFailed => "a push failed; that phone lists what waits when it is opened",
-        v1::progress::Kind::PushDelayed => "a push service is out of reach; the push is tried again",
-        v1::progress::Kind::Unspecified => "something happened that this release does not know",
+/// A sign-in attempt, as the login server follows it.
+pub(super) struct Attempt {
+    updates: Streaming<v1::ApprovalUpdate>,
+    /// What came of the pushes so far.
+    progress: Vec<v1::Progress>,
+}
+
+impl Attempt {
+    async fn next(&mut self) -> anyhow::Result<Update> {
+        loop {
+            let next = self.updates.message().await.map_err(|status| said(&status))?;
+            let next = next.context("the stream ended without an outcome")?;
+            if let Some(update) = next.update {
+                return Ok(update);
+            }
+        }
+    }
+
+    /// The number, which comes first.
+    pub(super) async fn issued(&mut self) -> anyhow::Result<v1::Issued> {
+        match self.next().await? {
+            Update::Issued(issued) => Ok(issued),
+            Update::Outcome(ended) => anyhow::bail!("not asked: {}", outcome(&ended)),
+            Update::Progress(_) => anyhow::bail!("a push went out before there was a number"),
+        }
+    }
+
+    /// Follows what comes of the pushes until it is enough.
+    pub(super) async fn until(&mut self, enough: impl Fn(&Self) -> bool) -> anyhow::Result<()> {
+        while !enough(self) {
+            match self.next().await? {
+                Update::Progress(progress) => self.progress.push(progress),
+                Update::Outcome(ended) => anyhow::bail!("ended before anybody answered: {}", outcome(&ended)),
+                Update::Issued(_) => {}
+            }
+        }
+        Ok(())
+    }
+
+    pub(super) async fn outcome(&mut self) -> anyhow::Result<v1::Outcome> {
+        loop {
+            if let Update::Outcome(outcome) = self.next().await? {
+                return Ok(outcome);
+            }
+        }
+    }
+
+    fn of<'a>(&'a self, authenticator_id: &'a str) -> impl Iterator<Item = &'a v1::Progress> {
+        self.progress.iter().filter(move |progress| progress.authenticator_id == authenticator_id)
+    }
+
+    pub(super) fn is_shown_on(&self, authenticator_id: &str) -> bool {
+        self.of(authenticator_id).any(|progress| progress.kind() == v1::progress::Kind::Opened)
+    }
+
+    /// How far the push to one phone has come, in a few words.
+    pub(super) fn progress(&self, authenticator_id: &str, service: &str) -> String {
+        use v1::progress::Kind;
+        // Each is told as it is heard of, by ways of its own: the phone may be faster than the push service's word.
+        let mut heard: Vec<_> = self.of(authenticator_id).collect();
+        heard.sort_by_key(|progress| progress.kind);
+        let words = heard.into_iter().map(|progress| match progress.kind() {
+            Kind::AcceptedByPushService => format!("accepted by {service}"),
+            Kind::Delivered => "delivered".to_owned(),
+            Kind::Opened => "shown".to_owned(),
+            Kind::PushFailed => {
+                format!("no push ({}); it lists what waits when it is opened", progress.reason)
+            }
+            Kind::PushDelayed => format!("{service} is out of reach ({}); tried again", progress.reason),
+            Kind::Unspecified => "something that this release does not know".to_owned(),
+        });
+        words.collect::<Vec<_>>().join(", ")
     }
 }
 
 pub(super) fn outcome(outcome: &v1::Outcome) -> String {
     let name =
         outcome.kind().as_str_name().trim_start_matches("OUTCOME_KIND_").to_lowercase().replace('_', " ");
-    if outcome.amr.is_empty() { name } else { format!("{name} ({})", outcome.amr.join(", ")) }
+    if outcome.amr.is_empty() {
+        name
+    } else {
+        format!("{name}, by a second factor (amr: {})", outcome.amr.join(", "))
+    }
 }
 
 fn named(account: &str) -> v1::AccountName {
