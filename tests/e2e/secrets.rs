@@ -40,7 +40,7 @@ impl Unspeakable {
 
 #[tokio::test]
 async fn the_brokers_own_words_hold_no_secret_however_much_it_is_asked_to_say() -> Result<()> {
-    let mut world = world_with(&[("filter", "\"debug\""), ("digits", "6")]).await?;
+    let mut world = world_with(&[("filter", "\"trace\""), ("digits", "6")]).await?;
     let mut secrets = Unspeakable::default();
     for key in [&world.sign_in_key, &world.enrolment_key] {
         secrets.add("an API key", &key[40..]);

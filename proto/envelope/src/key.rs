@@ -157,7 +157,7 @@ impl SigningKey {
     /// operating system.
     pub fn generate_es256() -> (Self, Zeroizing<Vec<u8>>) {
         let pkcs8 =
-            aws::EcdsaKeyPair::generate_pkcs8(&aws::ECDSA_P256_SHA256_FIXED_SIGNING, &SystemRandom::new())
+            aws::EcdsaKeyPair::generate_pkcs8(&aws::ECDSA_P256_SHA256_FIXED_SIGNING, &aws_lc_randomness())
                 .expect("aws-lc generates P-256 keys whenever it can get memory");
         let kept = Zeroizing::new(pkcs8.as_ref().to_vec());
         (Self::es256(&kept).expect("aws-lc reads what it wrote"), kept)
@@ -189,12 +189,19 @@ impl SigningKey {
             Signs::Ed25519(key) => key.sign(&message).to_bytes(),
             Signs::Es256(pair) => {
                 let signature = pair
-                    .sign(&SystemRandom::new(), &message)
+                    .sign(&aws_lc_randomness(), &message)
                     .expect("signing with a valid key fails only without memory");
                 es256::with_low_s(signature.as_ref().try_into().expect("r and s have 32 bytes each"))
             }
         }
     }
+}
+
+/// What aws-lc's ES256 asks for. It takes nothing else: it draws keys and nonces from its own generator whatever it is
+/// given, so that nothing could be passed in.
+#[expect(clippy::disallowed_methods, reason = "aws-lc draws ES256 keys and nonces itself; see above")]
+fn aws_lc_randomness() -> SystemRandom {
+    SystemRandom::new()
 }
 
 impl fmt::Debug for SigningKey {
