@@ -39,7 +39,7 @@ async fn main() -> ExitCode {
         Command::Enrol(args) => commands::enrol::run(args).await,
     };
     ended.unwrap_or_else(|error| {
-        eprintln!("device-sim: {error:#}");
+        eprintln!("device-sim: {}", commands::terminal::in_full(&error));
         // 1 is an answer of login and enrol: not approved, not enrolled.
         ExitCode::from(2)
     })

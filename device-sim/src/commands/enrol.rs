@@ -7,6 +7,7 @@ use countersign_proto::v1::{EnrolmentEnd, Platform};
 use device_sim::{
     clock::{Clock, Timestamp},
     login::{ApiKey, Begun, EnrollingPage, EnrolmentStep, EnrolmentUpdate},
+    phone::text::shown,
 };
 use serde_json::json;
 use tokio::signal::unix::{SignalKind, signal};
@@ -36,6 +37,9 @@ pub(crate) struct Args {
     /// The account's realm, if it is not the relying party's own
     #[arg(long, value_name = "REALM", default_value = "", hide_default_value = true)]
     realm: String,
+    /// The control API of the simulated push services that the phone will use: shown with the phone's command
+    #[arg(long, value_name = "URL")]
+    push_control: Option<String>,
     /// Prints one JSON object a line for each event
     #[arg(long)]
     json: bool,
@@ -52,7 +56,7 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<ExitCode> {
         |refusal: device_sim::wire::Refusal| anyhow!(terminal::advice(&refusal, transport.address()));
 
     let begun = enrolling.begin(&args.account).await.map_err(explained)?;
-    let mut page = Page { screen: Screen::new(args.json), failure: None };
+    let mut page = Page { screen: Screen::new(args.json), push_control: args.push_control, failure: None };
     page.begun(&args.account, &begun, clock.now())?;
     let done = {
         let watched =
@@ -80,6 +84,7 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<ExitCode> {
 /// What the browser shows.
 struct Page {
     screen: Screen,
+    push_control: Option<String>,
     /// Standard output is gone.
     failure: Option<anyhow::Error>,
 }
@@ -105,14 +110,16 @@ impl Page {
                     terminal::line(&format!("    {}", screen.paint(Ink::Paper, line)))?;
                 }
             }
-            terminal::line("\nor paste this into device-sim phone:\n")?;
+            let control = self.push_control.iter().map(|url| format!(" --push-control {url}"));
+            let command = format!("device-sim phone --state DIR{}", control.collect::<String>());
+            terminal::line(&format!("\nor paste this into {command}\n"))?;
         }
         let left = begun.expires_at.map(|at| format!(" within {}", until(at, now))).unwrap_or_default();
         let name = |name: &str| screen.paint(Ink::Dim, format!("{name:<8}"));
-        terminal::line(&format!("{} {}", name("uri"), *begun.uri))?;
+        terminal::line(&format!("{} {}", name("uri"), shown(&begun.uri)))?;
         terminal::line(&format!("\nor type both{left}:\n"))?;
-        terminal::line(&format!("{} {}", name("address"), begun.address))?;
-        terminal::line(&format!("{} {}\n", name("code"), screen.paint(Ink::Bold, &*begun.code)))
+        terminal::line(&format!("{} {}", name("address"), shown(&begun.address)))?;
+        terminal::line(&format!("{} {}\n", name("code"), screen.paint(Ink::Bold, shown(&begun.code))))
     }
 
     fn told(&mut self, update: &EnrolmentUpdate, now: Timestamp) {
@@ -139,7 +146,7 @@ impl Page {
                     Platform::Android => "Android",
                     Platform::Unspecified => "unknown",
                 };
-                let device = screen.paint(Ink::Bold, device_name);
+                let device = screen.paint(Ink::Bold, shown(device_name));
                 line(Ink::Green, "✓", format!("{device} ({runs}) has used the code. Is that your phone?"))?;
                 if screen.is_terminal {
                     let drawn = big::digits(number.expose(), |line| screen.paint(Ink::Bold, line));
@@ -148,7 +155,7 @@ impl Page {
                 let left = expires_at.map(|at| format!(" within {}", until(at, now))).unwrap_or_default();
                 terminal::line(&format!(
                     "Then type {} on it{left}.",
-                    screen.paint(Ink::Bold, number.expose())
+                    screen.paint(Ink::Bold, shown(number.expose()))
                 ))
             }
             EnrolmentStep::Active { .. } => {

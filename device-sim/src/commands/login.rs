@@ -6,7 +6,8 @@ use anyhow::anyhow;
 use countersign_proto::v1::{self, OutcomeKind, progress};
 use device_sim::{
     clock::{Clock, Timestamp},
-    login::{ApiKey, Issued, LoginServer, Outcome, Progress, SignIn, Step, Update},
+    login::{ApiKey, Issued, LoginServer, News, Outcome, Progress, SignIn, Step, Update},
+    phone::text::shown,
     wire::Refusal,
 };
 use serde_json::json;
@@ -77,11 +78,12 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<ExitCode> {
         waits: None,
         phones: Vec::new(),
         addressed: 0,
+        is_away: false,
         failure: None,
     };
     page.asking(&sign_in)?;
     let outcome = {
-        let asked = login.until_outcome(&sign_in, &clock, |update| page.told(update, clock.now()));
+        let asked = login.follow_to_outcome(&sign_in, &clock, |news| page.told(&news, clock.now()));
         tokio::select! {
             outcome = asked => Some(outcome),
             _ = interrupt.recv() => None,
@@ -114,6 +116,8 @@ struct Page {
     /// The phones that something was heard of, in that order: so they are called.
     phones: Vec<String>,
     addressed: u32,
+    /// The broker did not answer when it was last asked.
+    is_away: bool,
     /// Standard output is gone.
     failure: Option<anyhow::Error>,
 }
@@ -130,7 +134,39 @@ impl Page {
         ))
     }
 
-    fn told(&mut self, update: &Update, now: Timestamp) {
+    fn told(&mut self, news: &News<'_>, now: Timestamp) {
+        let is_away = matches!(news, News::Away(_));
+        let was_away = std::mem::replace(&mut self.is_away, is_away);
+        let shown = match news {
+            News::Away(_) if was_away => Ok(()),
+            News::Away(refusal) => self.away(refusal, now),
+            News::There if was_away => self.back(now),
+            News::There => Ok(()),
+            News::Update(update) => self.updated(update, now),
+        };
+        if let Err(error) = shown {
+            self.failure.get_or_insert(error);
+        }
+    }
+
+    fn away(&self, refusal: &Refusal, now: Timestamp) -> anyhow::Result<()> {
+        let problem = "The broker does not answer; trying again";
+        if self.screen.is_json {
+            return terminal::json(
+                &json!({ "event": "trouble", "message": format!("{problem}: {}", refusal.message()) }),
+            );
+        }
+        self.step(now, &self.screen.paint(Ink::Yellow, format!("! {problem}")))
+    }
+
+    fn back(&self, now: Timestamp) -> anyhow::Result<()> {
+        if self.screen.is_json {
+            return terminal::json(&json!({ "event": "recovered", "what": "The broker is there" }));
+        }
+        self.step(now, "the broker is there again")
+    }
+
+    fn updated(&mut self, update: &Update, now: Timestamp) -> anyhow::Result<()> {
         if let Step::Issued(issued) = &update.step {
             self.waits = Some(issued.approval_id.clone());
             self.addressed = issued.authenticators_addressed;
@@ -140,10 +176,7 @@ impl Page {
         {
             self.phones.push(progress.authenticator_id.clone());
         }
-        let shown = if self.screen.is_json { tell_program(update) } else { self.text(update, now) };
-        if let Err(error) = shown {
-            self.failure.get_or_insert(error);
-        }
+        if self.screen.is_json { tell_program(update) } else { self.text(update, now) }
     }
 
     fn text(&self, update: &Update, now: Timestamp) -> anyhow::Result<()> {
@@ -164,7 +197,10 @@ impl Page {
             ))?;
         }
         let left = issued.expires_at.map(|at| format!(" within {}", until(at, now))).unwrap_or_default();
-        terminal::line(&format!("Type {} on your phone{left}.", self.screen.paint(Ink::Bold, number)))?;
+        terminal::line(&format!(
+            "Type {} on your phone{left}.",
+            self.screen.paint(Ink::Bold, shown(number))
+        ))?;
         let phones = issued.authenticators_addressed;
         self.step(now, &format!("asked {phones} phone{}", if phones == 1 { "" } else { "s" }))
     }
@@ -180,7 +216,7 @@ impl Page {
                 let text = format!(
                     "no push reaches{} ({}); it shows the sign-in when it is opened",
                     phone(" "),
-                    progress.reason
+                    shown(&progress.reason)
                 );
                 self.screen.paint(Ink::Yellow, text)
             }
@@ -188,7 +224,7 @@ impl Page {
                 let text = format!(
                     "no push reaches{} yet ({}); it is tried again, and the phone shows the sign-in when it is opened",
                     phone(" "),
-                    progress.reason
+                    shown(&progress.reason)
                 );
                 self.screen.paint(Ink::Yellow, text)
             }

@@ -5,4 +5,4 @@ pub(crate) mod enrol;
 pub(crate) mod login;
 pub(crate) mod phone;
 pub(crate) mod push_services;
-mod terminal;
+pub(crate) mod terminal;

@@ -12,6 +12,7 @@ use anyhow::Context as _;
 use countersign_proto::v1::OutcomeKind;
 use device_sim::{
     clock::Timestamp,
+    phone::text::shown,
     wire::{AddressError, Refusal, Transport},
 };
 use serde_json::Value;
@@ -167,16 +168,32 @@ pub(crate) fn read_pem(path: &Path) -> anyhow::Result<String> {
         .with_context(|| format!("cannot read the certificate authorities in {}", path.display()))
 }
 
+/// An error with its causes, for the person. Some errors hold the text of their cause; it is said once. No line of it
+/// does anything to a terminal.
+pub(crate) fn in_full(error: &anyhow::Error) -> String {
+    let mut said = String::new();
+    for cause in error.chain().map(ToString::to_string) {
+        if said.is_empty() {
+            said = cause;
+        } else if !said.contains(&cause) {
+            said = format!("{said}: {cause}");
+        }
+    }
+    said.lines().map(shown).collect::<Vec<_>>().join("\n")
+}
+
 /// What a refusal says to the person who must act.
 pub(crate) fn advice(refusal: &Refusal, address: &str) -> String {
     let message = refusal.message();
     match refusal.reason() {
-        None if message.contains("UnknownIssuer") => format!(
-            "the certificate of {address} is from an authority that is not trusted; name the right one with --ca-file"
-        ),
         None if message.contains("certificate") || message.contains("InvalidContentType") => {
-            format!("{address} does not speak TLS as it should: {message}")
+            tls_advice(message, address)
         }
+        // What a server that waits for TLS says to plain HTTP/2 is no HTTP/2.
+        None if refusal.is_lost() && is_no_http2(message) && address.starts_with("http://") => format!(
+            "{address} does not answer in plain HTTP/2; does it speak TLS? try https://{}",
+            address.trim_start_matches("http://")
+        ),
         None if refusal.is_lost() => {
             format!("cannot reach the broker at {address}: {message}; does it run there?")
         }
@@ -192,6 +209,42 @@ pub(crate) fn advice(refusal: &Refusal, address: &str) -> String {
         }
         Some(_) => refusal.to_string(),
     }
+}
+
+/// What stands before a TLS connection, in rustls' words, as a sentence with what to do.
+fn tls_advice(message: &str, address: &str) -> String {
+    let is = |name: &str| message.contains(name);
+    if is("UnknownIssuer") {
+        format!(
+            "the certificate of {address} is from an authority that is not trusted; name the right one with --ca-file"
+        )
+    } else if is("CaUsedAsEndEntity") {
+        format!(
+            "{address} shows the certificate of an authority as its own, as self-signed ones often are; have it show \
+             one that is no authority's (basicConstraints CA:FALSE), signed by the authority of --ca-file"
+        )
+    } else if is("NotValidForName") || is("not valid for name") {
+        format!(
+            "the certificate of {address} is for other names; take one of those in --broker, or have a certificate \
+             issued for this one"
+        )
+    } else if is("NotValidYet") || is("not valid yet") {
+        format!("the certificate of {address} is not valid yet; are the clocks here and there right?")
+    } else if is("Expired") || is("expired") {
+        format!(
+            "the certificate of {address} has expired; have it renewed there (or is the clock here wrong?)"
+        )
+    } else if is("InvalidContentType") {
+        format!("{address} does not speak TLS; try http:// if it is on this machine")
+    } else {
+        format!("{address} does not speak TLS as it should: {message}")
+    }
+}
+
+fn is_no_http2(message: &str) -> bool {
+    ["http2", "h2", "HTTP", "frame", "broken pipe", "Broken pipe", "reset", "closed"]
+        .iter()
+        .any(|word| message.contains(word))
 }
 
 /// The lines that come on standard input; the channel closes at its end.
@@ -239,6 +292,36 @@ mod tests {
         assert_eq!(until(now.plus(Duration::from_secs(61)), now), "1:01");
         assert_eq!(until(now.plus(Duration::from_millis(1)), now), "0:01");
         assert_eq!(until(now, now), "0:00");
+    }
+
+    #[test]
+    fn an_error_and_its_causes_are_said_once_and_move_no_cursor() {
+        let denied = || io::Error::other("denied\u{1b}[2J");
+        let error = anyhow::Error::new(denied()).context(format!("cannot read x: {}", denied()));
+        assert_eq!(in_full(&error), "cannot read x: denied\u{fffd}[2J");
+        let error = anyhow::Error::new(denied()).context("cannot read x");
+        assert_eq!(in_full(&error), "cannot read x: denied\u{fffd}[2J");
+    }
+
+    #[test]
+    fn what_is_wrong_with_a_certificate_is_a_sentence_with_what_to_do() {
+        for (said, advised) in [
+            ("UnknownIssuer", "--ca-file"),
+            ("Other(OtherError(CaUsedAsEndEntity))", "CA:FALSE"),
+            ("certificate not valid for name \"a\"; certificate is only valid for b", "other names"),
+            (
+                "certificate expired: verification time 2 (UNIX), but certificate is not valid after 1",
+                "renewed",
+            ),
+        ] {
+            let status =
+                tonic::Status::unavailable(format!("transport error: invalid peer certificate: {said}"));
+            let advice = advice(&status.into(), "https://a.example");
+            assert!(advice.contains(advised) && !advice.contains("OtherError"), "{advice}");
+        }
+        let plain = tonic::Status::unavailable("h2 protocol error: http2 error");
+        let advice = advice(&plain.into(), "http://127.0.0.1:1");
+        assert!(advice.ends_with("does it speak TLS? try https://127.0.0.1:1"), "{advice}");
     }
 
     #[test]

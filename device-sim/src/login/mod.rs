@@ -36,6 +36,6 @@ pub mod update;
 pub use self::{
     credential::{ApiKey, ApiKeyError, Client},
     page::{Begun, EnrollingPage, EnrolmentStep, EnrolmentUpdate, EnrolmentUpdates},
-    server::{LoginServer, Opened, SignIn, Standing, Updates},
+    server::{LoginServer, News, Opened, SignIn, Standing, Updates},
     update::{Issued, Outcome, Progress, Step, Update},
 };

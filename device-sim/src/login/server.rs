@@ -45,6 +45,17 @@ pub struct SignIn {
 /// The updates of one approval, as they come.
 pub struct Updates(tonic::Streaming<v1::ApprovalUpdate>);
 
+/// What a page that follows an approval hears.
+#[derive(Clone, Copy, Debug)]
+pub enum News<'a> {
+    /// The next step.
+    Update(&'a Update),
+    /// The broker did not answer, or is gone. It is asked again.
+    Away(&'a Refusal),
+    /// The broker has taken the call.
+    There,
+}
+
 /// What `OpenApproval` gives.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Opened {
@@ -187,6 +198,21 @@ impl LoginServer {
         clock: &Clock,
         mut told: impl FnMut(&Update),
     ) -> Result<Outcome, Refusal> {
+        let only_updates = |news: News<'_>| {
+            if let News::Update(update) = news {
+                told(update);
+            }
+        };
+        self.follow_to_outcome(sign_in, clock, only_updates).await
+    }
+
+    /// The same for a page that also says when the broker does not answer.
+    pub async fn follow_to_outcome(
+        &self,
+        sign_in: &SignIn,
+        clock: &Clock,
+        mut told: impl FnMut(News<'_>),
+    ) -> Result<Outcome, Refusal> {
         let mut backoff = Backoff::new();
         let mut known = Known::default();
         loop {
@@ -208,11 +234,16 @@ impl LoginServer {
         clock: &Clock,
         mut told: impl FnMut(&Update),
     ) -> Result<Outcome, Refusal> {
+        let mut only_updates = |news: News<'_>| {
+            if let News::Update(update) = news {
+                told(update);
+            }
+        };
         let mut backoff = Backoff::new();
         let mut known = Known { approval_id: Some(approval_id.to_owned()), sequence: after_sequence };
         loop {
             let opened = self.watch(approval_id, known.sequence).await;
-            if let Some(outcome) = known.follow(opened, &mut backoff, clock, &mut told).await? {
+            if let Some(outcome) = known.follow(opened, &mut backoff, clock, &mut only_updates).await? {
                 return Ok(outcome);
             }
         }
@@ -233,14 +264,15 @@ impl Known {
         opened: Result<Updates, Refusal>,
         backoff: &mut Backoff,
         clock: &Clock,
-        told: &mut impl FnMut(&Update),
+        told: &mut impl FnMut(News<'_>),
     ) -> Result<Option<Outcome>, Refusal> {
         let mut updates = match opened {
             Ok(updates) => {
                 backoff.opened(clock.now());
+                told(News::There);
                 updates
             }
-            Err(refusal) => return backoff.wait(refusal, clock).await.map(|()| None),
+            Err(refusal) => return away(refusal, backoff, clock, told).await,
         };
         loop {
             match updates.next().await {
@@ -251,7 +283,7 @@ impl Known {
                     if let Step::Issued(issued) = &update.step {
                         self.approval_id = Some(issued.approval_id.clone());
                     }
-                    told(&update);
+                    told(News::Update(&update));
                     if let Step::Outcome(outcome) = update.step {
                         return Ok(Some(outcome));
                     }
@@ -259,12 +291,26 @@ impl Known {
                 // A stream that ends before the outcome is a broker that went away.
                 Ok(None) => {
                     let gone = tonic::Status::unavailable("the broker ended the stream before the outcome");
-                    return backoff.wait(gone.into(), clock).await.map(|()| None);
+                    return away(gone.into(), backoff, clock, told).await;
                 }
-                Err(refusal) => return backoff.wait(refusal, clock).await.map(|()| None),
+                Err(refusal) => return away(refusal, backoff, clock, told).await,
             }
         }
     }
+}
+
+/// Tells that the broker is away, and waits until it is time for the next stream; gives the refusal back if that does not
+/// help.
+async fn away(
+    refusal: Refusal,
+    backoff: &mut Backoff,
+    clock: &Clock,
+    told: &mut impl FnMut(News<'_>),
+) -> Result<Option<Outcome>, Refusal> {
+    if refusal.retry_helps() {
+        told(News::Away(&refusal));
+    }
+    backoff.wait(refusal, clock).await.map(|()| None)
 }
 
 impl Updates {

@@ -1,6 +1,8 @@
 //! What may stand on a phone's screen. A text that turns its surroundings round, or hides a part of itself, can make
 //! one sign-in look like another.
 
+use std::borrow::Cow;
+
 /// The first character of `text` that must not be shown: control characters (Unicode's Cc), the bidirectional controls
 /// of UAX #9, line and paragraph separators, and what has no width or look of its own.
 pub fn disguise(text: &str) -> Option<char> {
@@ -17,6 +19,16 @@ pub fn disguise(text: &str) -> Option<char> {
     })
 }
 
+/// The text as it may stand on any screen: what must not be shown gives way to U+FFFD. For what cannot be refused, such
+/// as the words of a refusal: a terminal does what its escape sequences say.
+pub fn shown(text: &str) -> Cow<'_, str> {
+    if disguise(text).is_none() {
+        return Cow::Borrowed(text);
+    }
+    let may_be_shown = |symbol: char| disguise(symbol.encode_utf8(&mut [0; 4])).is_none();
+    text.chars().map(|symbol| if may_be_shown(symbol) { symbol } else { '\u{fffd}' }).collect()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -27,6 +39,16 @@ mod tests {
         assert_eq!(disguise("line\nbreak"), Some('\n'));
         assert_eq!(disguise("esc\u{1b}[2J"), Some('\u{1b}'));
         assert_eq!(disguise("zero\u{200b}width"), Some('\u{200b}'));
+    }
+
+    #[test]
+    fn a_terminal_is_told_nothing_by_what_came_from_elsewhere() {
+        assert_eq!(shown("gone\u{1b}[2J\u{1b}]0;title\u{7}"), "gone\u{fffd}[2J\u{fffd}]0;title\u{fffd}");
+        assert_eq!(
+            shown("\u{9b}31m\r\n\u{202e}lanoitceridib"),
+            "\u{fffd}31m\u{fffd}\u{fffd}\u{fffd}lanoitceridib"
+        );
+        assert!(matches!(shown("Göteborg — 東京"), Cow::Borrowed("Göteborg — 東京")));
     }
 
     #[test]

@@ -7,6 +7,8 @@ use countersign_proto::v1::OutcomeKind;
 use tonic::{Code, Status};
 use tonic_types::StatusExt as _;
 
+use crate::phone::text::shown;
+
 /// The `ErrorInfo` domain of everything that Countersign itself says.
 const DOMAIN: &str = "countersign";
 /// The trailer that hands a phone its next nonce.
@@ -38,7 +40,7 @@ impl Refusal {
         self.0.reason.as_deref()
     }
 
-    /// The sentence that came with it.
+    /// The sentence that came with it, as it may be shown.
     pub fn message(&self) -> &str {
         &self.0.message
     }
@@ -93,8 +95,9 @@ impl From<Status> for Refusal {
         let next_nonce = status.metadata().get_bin(NONCE_TRAILER).and_then(|value| value.to_bytes().ok());
         Self(Box::new(Said {
             code: status.code(),
-            message: message(&status),
-            reason: info.map(|info| info.reason.clone()),
+            // Both end on screens.
+            message: shown(&message(&status)).into_owned(),
+            reason: info.map(|info| shown(&info.reason).into_owned()),
             metadata: info.map(|info| info.metadata.clone()).unwrap_or_default(),
             fields: fields.unwrap_or_default(),
             retry_after: details.retry_info().and_then(|retry| retry.retry_delay),
@@ -169,6 +172,18 @@ mod tests {
         assert_eq!(refusal.outcome(), Some(OutcomeKind::WrongNumber));
         assert_eq!(refusal.retry_after(), Some(Duration::from_secs(2)));
         assert!(!refusal.is_lost());
+    }
+
+    #[test]
+    fn a_hostile_brokers_words_move_no_cursor() {
+        let mut details = ErrorDetails::new();
+        details.set_error_info("\u{1b}[2J", DOMAIN, HashMap::new());
+        let said = "\u{1b}]0;owned\u{7}approved\r\u{202e}deined";
+        let refusal = Refusal::from(Status::with_error_details(Code::Internal, said, details));
+        assert_eq!(
+            refusal.to_string(),
+            "\u{fffd}]0;owned\u{fffd}approved\u{fffd}\u{fffd}deined (\u{fffd}[2J)"
+        );
     }
 
     #[test]

@@ -230,6 +230,69 @@ async fn two_sign_ins_are_asked_for_one_after_the_other() {
 }
 
 #[tokio::test]
+async fn what_was_ignored_can_be_come_back_to() {
+    let broker = Broker::start().await;
+    let folder = folder();
+    let mut phone = ready_phone(&broker, folder.path(), &[]).await;
+    let mut page = login(&broker, folder.path(), &[]);
+    let issued = page.event("issued").await;
+    phone.event("challenge").await;
+    phone.types("").await;
+    assert_eq!(phone.event("ignored").await["approval_id"], issued["approval_id"]);
+    phone.types("l").await;
+    assert_eq!(phone.event("challenge").await["approval_id"], issued["approval_id"]);
+    phone.types(issued["number"].as_str().expect("a number")).await;
+    assert_eq!(phone.event("answered").await["outcome"], "approved");
+    assert_eq!(page.status().await, 0);
+    phone.types("l").await;
+    let said = phone.event("error").await;
+    assert_eq!(said["message"], "Nothing waits for an answer.");
+}
+
+#[tokio::test]
+async fn a_page_says_when_the_broker_is_away_and_when_it_is_back() {
+    let broker = Broker::start().await;
+    let folder = folder();
+    let mut phone = ready_phone(&broker, folder.path(), &[]).await;
+    let mut page = login(&broker, folder.path(), &[]);
+    page.event("issued").await;
+    phone.event("challenge").await;
+    broker.cut();
+    let trouble = page.event("trouble").await;
+    let message = trouble["message"].as_str().expect("a sentence");
+    assert!(message.starts_with("The broker does not answer; trying again"), "{message}");
+    page.event("recovered").await;
+    phone.types("d").await;
+    assert_eq!(page.event("outcome").await["outcome"], "denied");
+}
+
+/// The fake broker passes on whatever a phone calls itself.
+#[tokio::test]
+async fn a_page_shows_no_escape_sequence_that_came_from_elsewhere() {
+    let broker = Broker::start().await;
+    let folder = folder();
+    let key = folder.path().join("key");
+    let arguments = ["enrol", "--broker", &broker.address, "--api-key-file", text(&key)];
+    let mut page = Program::start(arguments.into_iter().chain(["--account", ACCOUNT]));
+    let uri = loop {
+        let line = page.line().await.expect("the page shows the URI");
+        if let Some((_, uri)) = line.split_once("uri") {
+            break uri.trim().to_owned();
+        }
+    };
+    let name = "My\u{1b}[2J\u{1b}]0;phone\u{7}\u{202e}";
+    let mut phone = phone(folder.path(), &["--enrol", &uri, "--name", name]);
+    phone.event("trial").await;
+    let line = loop {
+        let line = page.line().await.expect("the page shows the phone");
+        if line.contains("has used the code") {
+            break line;
+        }
+    };
+    assert!(line.contains("My\u{fffd}[2J\u{fffd}]0;phone\u{fffd}\u{fffd} (iOS)"), "{line:?}");
+}
+
+#[tokio::test]
 async fn what_does_not_pass_the_checks_is_said_once_and_not_shown() {
     let broker = Broker::start().await;
     let folder = folder();

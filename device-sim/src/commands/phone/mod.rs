@@ -37,7 +37,7 @@ const SETTINGS_FILE: &str = "settings.json";
 With nothing but --state, the phone of an earlier run goes on; a new one asks for the enrolment URI.
 
 Answers are lines of the input: the number approves, d denies, r denies and reports, an empty line
-ignores. One sign-in is asked for at a time. The end of the input (Ctrl-D) ends the phone.
+ignores, and then l shows it again. One sign-in is asked for at a time. The end of the input (Ctrl-D) ends the phone.
 
 Ends with status 0 when it is told to end, 1 if the phone was not enrolled or is not taken any more,
 2 if something else went wrong.")]

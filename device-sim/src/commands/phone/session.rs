@@ -53,6 +53,8 @@ pub(super) struct Session {
     queue: VecDeque<Item>,
     /// What was answered, ignored or has ended, while the broker still lists it.
     settled: HashSet<String>,
+    /// What the person turned away from, and may come back to.
+    ignored: HashSet<String>,
     /// Approvals that the broker listed last.
     waiting: usize,
     /// The broker, or the push service, was out of reach when last tried.
@@ -88,6 +90,7 @@ impl Session {
             asking: None,
             queue: VecDeque::new(),
             settled: HashSet::new(),
+            ignored: HashSet::new(),
             waiting: 0,
             is_unreachable: false,
             is_unpushed: false,

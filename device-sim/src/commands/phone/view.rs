@@ -5,7 +5,7 @@ use std::fmt::Write as _;
 use countersign_proto::v1::{self, OutcomeKind};
 use device_sim::{
     clock::Timestamp,
-    phone::{Asked, Challenge, Notice, Phone, Trial},
+    phone::{Asked, Challenge, Notice, Phone, Trial, text::shown},
 };
 use serde_json::{Value, json};
 
@@ -182,9 +182,11 @@ impl View {
                         .to_owned(),
                 ),
             },
-            Event::Ignored { .. } => {
-                mark(Ink::Dim, "•", "Ignored: it waits for another phone, or expires.".to_owned())
-            }
+            Event::Ignored { .. } => mark(
+                Ink::Dim,
+                "•",
+                "Ignored: it waits for another phone, or expires. l shows it again.".to_owned(),
+            ),
             Event::Ended { outcome, .. } => match outcome {
                 Some(kind) => mark(
                     Ink::Yellow,
@@ -210,9 +212,11 @@ impl View {
                 "The enrolment has ended before the number was typed. Begin again on the enrolling page."
                     .to_owned(),
             ),
-            Event::Trouble { problem } => mark(Ink::Yellow, "!", format!("{problem} (trying again)")),
+            Event::Trouble { problem } => {
+                mark(Ink::Yellow, "!", format!("{} (trying again)", shown(problem)))
+            }
             Event::Recovered { what } => mark(Ink::Green, "✓", format!("{what} again.")),
-            Event::Error { problem } => mark(Ink::Red, "!", (*problem).to_owned()),
+            Event::Error { problem } => mark(Ink::Red, "!", shown(problem).into_owned()),
         }
     }
 
@@ -246,7 +250,8 @@ impl View {
         }
         let _ = write!(
             text,
-            "\nType the {} digits that the sign-in page shows to approve; d denies, r denies and reports, Enter ignores.",
+            "\nType the {} digits that the sign-in page shows to approve it;\n\
+             d denies, r denies and reports, Enter ignores.",
             challenge.digits()
         );
         text

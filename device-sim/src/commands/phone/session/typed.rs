@@ -33,6 +33,9 @@ impl Session {
 
     pub(super) async fn typed(&mut self, line: &str) -> anyhow::Result<Next> {
         let Some(item) = self.asking.take() else {
+            if line == "l" {
+                return self.list_ignored().await;
+            }
             if !line.is_empty() {
                 self.show(&Event::Error { problem: "Nothing waits for an answer." })?;
             }
@@ -43,6 +46,7 @@ impl Session {
             (Asked::SignIn(_), "") => {
                 self.view.settle(true)?;
                 self.settled.insert(item.asked.id().to_owned());
+                self.ignored.insert(item.asked.id().to_owned());
                 self.show(&Event::Ignored { asked: &item.asked })?;
                 return Ok(Next::GoOn);
             }
@@ -73,6 +77,18 @@ impl Session {
         };
         self.view.settle(true)?;
         self.answer(item, answer).await
+    }
+
+    /// What was ignored and still waits is asked again.
+    async fn list_ignored(&mut self) -> anyhow::Result<Next> {
+        for id in std::mem::take(&mut self.ignored) {
+            self.settled.remove(&id);
+        }
+        let next = self.look().await?;
+        if self.queue.is_empty() && !self.is_unreachable {
+            self.show(&Event::Error { problem: "Nothing waits for an answer." })?;
+        }
+        Ok(next)
     }
 
     fn signed(&self, challenge: &Challenge, decision: Decision<'_>) -> v1::Envelope {
