@@ -13,7 +13,10 @@ use std::{
 };
 
 use serde_json::Value;
-use syn::visit::{self, Visit};
+use syn::{
+    punctuated::Punctuated,
+    visit::{self, Visit},
+};
 
 fn workspace() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap().to_owned()
@@ -268,6 +271,15 @@ fn paths_of(file: &syn::File) -> BTreeSet<String> {
             let segments: Vec<_> = path.segments.iter().map(|segment| segment.ident.to_string()).collect();
             self.0.insert(segments.join("::"));
             visit::visit_path(self, path);
+        }
+
+        /// What a macro is given is read where it is a list of expressions, as most are.
+        fn visit_macro(&mut self, call: &syn::Macro) {
+            type Arguments = Punctuated<syn::Expr, syn::Token![,]>;
+            if let Ok(arguments) = call.parse_body_with(Arguments::parse_terminated) {
+                arguments.iter().for_each(|one| Visit::visit_expr(self, one));
+            }
+            visit::visit_macro(self, call);
         }
     }
 
