@@ -68,7 +68,8 @@ impl Committer {
     /// batch.
     fn admit(&self, taken: &mut Taken, round: &mut Round) {
         let mut position = self.journal.next();
-        let mut end = taken.appends.first().map_or(0, |append| append.at.start);
+        // Where there are decoys only, the batch stays as it is: with room for the next record's header.
+        let mut end = taken.appends.first().map_or(taken.batch.end(), |append| append.at.start);
         for mut append in taken.appends.drain(..) {
             let stream = append.entry.stream;
             let in_batch = round.heads.get(&stream).copied();
