@@ -145,8 +145,12 @@ async fn the_brokers_own_words_hold_no_secret_however_much_it_is_asked_to_say() 
     let said = world.broker.said();
     for line in said.lines().skip(lines) {
         let line: serde_json::Value = serde_json::from_str(line)?;
+        // What libraries trace has fields only, now and then.
+        let is_ours = line["target"].as_str().is_none_or(|target| target.starts_with("countersign"));
         assert!(
-            line["level"].is_string() && line["timestamp"].is_string() && line["message"].is_string(),
+            line["level"].is_string()
+                && line["timestamp"].is_string()
+                && (line["message"].is_string() || !is_ours),
             "{line}"
         );
         let told = line.as_object().unwrap().iter().filter(|(name, _)| *name != "timestamp");
