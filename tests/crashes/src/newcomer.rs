@@ -8,8 +8,9 @@ use std::{
 
 use countersign_envelope::Algorithm;
 use countersign_proto::v1::OutcomeKind;
+use countersign_tests::world::APPLICATION;
 use device_sim::{
-    login::EnrolmentStep,
+    login::{EnrolmentStep, SignIn},
     phone::{Invitation, NewPhone, Number, Phone, PushTarget, Trial, TrialAnswerBuilder},
     wire::Refusal,
 };
@@ -34,6 +35,11 @@ impl Worker {
 
     async fn newcomers_story(&self, account: &str, number: usize) -> Result<(), String> {
         let target = |at: usize| self.targets[(number + at) % self.targets.len()].clone();
+        // Nobody has enrolled yet: refused, after a wait for the disk that leaves nothing in the log.
+        match until_answered(|| self.login.open(&SignIn::new(account, APPLICATION))).await {
+            Err(refusal) if refusal.reason() == Some("ACCOUNT_NOT_FOUND") => {}
+            other => return Err(format!("a sign-in before anybody has enrolled: {other:?}")),
+        }
         let Some(phone) = self.enrol(account, target(0), Algorithm::Ed25519).await? else { return Ok(()) };
         if let Some(second) = self.enrol(account, target(1), Algorithm::Es256).await? {
             self.revoke(account, &second).await?;
