@@ -59,10 +59,6 @@ impl Opened {
 impl SignIn {
     /// Has a sign-in attempt approved. It is durable when this returns; what comes of it, [`SignIn::watch`] tells.
     pub async fn request(&self, new: NewRequest) -> Result<Opened, Error> {
-        let waiting = self.models.index.live_approvals_count();
-        if waiting >= self.live_max {
-            return Err(Error::TooManyLive { waiting });
-        }
         let policy = Policy { lifetime: new.lifetime.unwrap_or(self.policy.lifetime), ..self.policy };
         let id = ApprovalId::new(new.account, self.entropy.bytes());
         let request = Request {
@@ -78,7 +74,11 @@ impl SignIn {
             .accounts
             .decide(new.account, |account, now| {
                 let question = match approval::assess(account, &request, now)? {
-                    Assessment::Issue { .. } => {
+                    Assessment::Issue { supersedes, .. } => {
+                        // What takes another's place needs none of its own; nor does what stands or is refused.
+                        if supersedes.is_none() {
+                            self.room_for_one_more()?;
+                        }
                         Some(self.question(account, &request, &new.relying_party_name, now))
                     }
                     Assessment::Refused(_) | Assessment::Stands(_) => None,
@@ -98,6 +98,11 @@ impl SignIn {
                 Err(error)
             }
         }
+    }
+
+    fn room_for_one_more(&self) -> Result<(), Error> {
+        let waiting = self.models.index.live_approvals_count();
+        if waiting < self.live_max { Ok(()) } else { Err(Error::TooManyLive { waiting }) }
     }
 
     /// The number, drawn among those that are free in this very state, and the challenge that commits to it.
