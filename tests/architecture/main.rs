@@ -128,7 +128,7 @@ const ROOMS: [(&str, &[&str]); 14] = [
     ("decider", &["clock", "entropy", "keys", "log"]),
     ("projection", &["decider", "log"]),
     ("signin", &["clock", "decider", "entropy", "keys", "log", "projection", "push"]),
-    ("enrol", &["decider", "projection", "signin"]),
+    ("enrol", &["decider", "log", "projection", "signin"]),
     ("api", &["clock", "decider", "enrol", "entropy", "log", "projection", "signin"]),
     ("config", &["api", "push"]),
     ("telemetry", &["config"]),

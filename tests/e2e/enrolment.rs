@@ -482,6 +482,8 @@ async fn a_phone_on_trial_sees_its_trial_and_nothing_else() -> Result<()> {
     let waiting = new.phone.list_waiting(&world.transport, world.now()).await?;
     assert_eq!((waiting.challenges, waiting.notices), (vec![], vec![]));
     assert_eq!(waiting.trial.as_ref(), Some(&new.trial));
+    let fetched = new.phone.fetch(&world.transport, &new.enrolment_id, world.now()).await?;
+    assert_eq!(fetched.waiting, 0, "how many sign-ins wait is none of its business");
     let fetched = new.phone.fetch(&world.transport, &issued.approval_id, world.now()).await;
     assert_refused(&phone_refusal(fetched), Code::NotFound, "APPROVAL_NOT_FOUND");
     // It learns the challenge otherwise, and signs a faultless answer.

@@ -5,6 +5,7 @@ use std::{
     collections::HashMap,
     fmt::Debug,
     hash::{BuildHasher, Hash, RandomState},
+    ops::Deref,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
@@ -29,9 +30,36 @@ pub struct Place<P> {
 #[derive(Debug)]
 struct Story<P> {
     steps: Vec<P>,
+    /// Steps that somebody is about to record, or has recorded: nobody else need.
+    claimed: Vec<P>,
     /// It is live, whether or not anybody waits: its steps are kept until its end.
     begun: bool,
     ended: bool,
+    /// So many have a seat here.
+    seats: usize,
+}
+
+/// What can happen to what is waited for.
+pub trait Step: Clone {
+    /// Whether it says no more than an earlier one: said twice, it is one step.
+    fn repeats(&self, earlier: &Self) -> bool;
+}
+
+/// Somebody's seat at a place. Who leaves, however that comes about, gives it back: the place is taken down when nobody
+/// else sits there and what it is for is not live.
+#[derive(Debug)]
+pub struct Seat<K: Copy + Eq + Hash, P> {
+    board: Arc<Board<K, P>>,
+    key: K,
+    place: Arc<Place<P>>,
+}
+
+/// The right to record a step. It goes back when it is dropped, unless it was kept: another may try then.
+#[derive(Debug)]
+pub struct Claim<P: Step> {
+    place: Arc<Place<P>>,
+    step: P,
+    kept: bool,
 }
 
 /// What there is to tell to somebody who knows the first so many steps.
@@ -43,7 +71,7 @@ pub enum News<P> {
     Ended,
 }
 
-impl<K: Copy + Eq + Hash, P: Clone> Board<K, P> {
+impl<K: Copy + Eq + Hash, P> Board<K, P> {
     /// An empty board.
     pub fn new() -> Self {
         Self { shards: (0..SHARDS).map(|_| Mutex::default()).collect(), hasher: RandomState::new() }
@@ -51,22 +79,20 @@ impl<K: Copy + Eq + Hash, P: Clone> Board<K, P> {
 
     /// It is live from now on: its place stays, whoever comes and goes, until its end.
     pub fn begin(&self, key: K) {
-        self.expect(key).story().begun = true;
+        // Under the shard's lock, so that nobody who leaves takes it down in between.
+        self.shard(key).entry(key).or_default().story().begun = true;
     }
 
-    /// The place of what is, or is about to become, live.
-    pub fn expect(&self, key: K) -> Arc<Place<P>> {
-        Arc::clone(self.shard(key).entry(key).or_insert_with(|| Arc::new(Place::new())))
-    }
-
-    /// Gives back a place by somebody who has nothing to wait for there. It is taken down when nobody else waits there
-    /// and what it is for is not live: what ends while somebody waits, ends for him too.
-    pub fn release(&self, key: K, place: Arc<Place<P>>) {
-        let mut shard = self.shard(key);
-        drop(place);
-        if shard.get(&key).is_some_and(|place| Arc::strong_count(place) == 1 && !place.story().begun) {
-            shard.remove(&key);
-        }
+    /// A seat at the place of what is, or is about to become, live. What ends while somebody sits there, ends for him
+    /// too.
+    pub fn expect(self: &Arc<Self>, key: K) -> Seat<K, P> {
+        let place = {
+            let mut shard = self.shard(key);
+            let place = shard.entry(key).or_default();
+            place.story().seats += 1;
+            Arc::clone(place)
+        };
+        Seat { board: Arc::clone(self), key, place }
     }
 
     /// The place, if there is one.
@@ -74,10 +100,18 @@ impl<K: Copy + Eq + Hash, P: Clone> Board<K, P> {
         self.shard(key).get(&key).cloned()
     }
 
-    /// Something happened to it. What is not live has no story any more.
-    pub fn step(&self, key: K, step: P) {
+    /// Something happened to it. What is not live has no story any more, and what it knows is no news.
+    pub fn step(&self, key: K, step: P)
+    where
+        P: Step,
+    {
         if let Some(place) = self.find(key) {
-            place.story().steps.push(step);
+            {
+                let mut story = place.story();
+                if !story.steps.iter().any(|earlier| step.repeats(earlier)) {
+                    story.steps.push(step);
+                }
+            }
             place.changed.notify_waiters();
         }
     }
@@ -107,22 +141,62 @@ impl<K: Copy + Eq + Hash, P: Clone> Board<K, P> {
     }
 }
 
-impl<K: Copy + Eq + Hash, P: Clone> Default for Board<K, P> {
+impl<K: Copy + Eq + Hash, P> Default for Board<K, P> {
     fn default() -> Self {
         Self::new()
     }
 }
 
-impl<P: Clone> Place<P> {
-    fn new() -> Self {
-        Self {
-            story: Mutex::new(Story { steps: Vec::new(), begun: false, ended: false }),
-            changed: Notify::new(),
+impl<K: Copy + Eq + Hash, P> Drop for Seat<K, P> {
+    fn drop(&mut self) {
+        let mut shard = self.board.shard(self.key);
+        let abandoned = {
+            let mut story = self.place.story();
+            story.seats -= 1;
+            story.seats == 0 && !story.begun
+        };
+        if abandoned && shard.get(&self.key).is_some_and(|place| Arc::ptr_eq(place, &self.place)) {
+            shard.remove(&self.key);
         }
+    }
+}
+
+impl<K: Copy + Eq + Hash, P> Deref for Seat<K, P> {
+    type Target = Place<P>;
+
+    fn deref(&self) -> &Place<P> {
+        &self.place
+    }
+}
+
+impl<P> Default for Place<P> {
+    fn default() -> Self {
+        let story = Story { steps: Vec::new(), claimed: Vec::new(), begun: false, ended: false, seats: 0 };
+        Self { story: Mutex::new(story), changed: Notify::new() }
+    }
+}
+
+impl<P> Place<P> {
+    /// The right to record this step; none where it is known, or somebody has that right already.
+    pub fn claim(self: Arc<Self>, step: P) -> Option<Claim<P>>
+    where
+        P: Step,
+    {
+        {
+            let mut story = self.story();
+            if story.steps.iter().chain(&story.claimed).any(|earlier| step.repeats(earlier)) {
+                return None;
+            }
+            story.claimed.push(step.clone());
+        }
+        Some(Claim { place: self, step, kept: false })
     }
 
     /// Waits for what comes after the first `known` steps.
-    pub async fn after(&self, known: usize) -> News<P> {
+    pub async fn after(&self, known: usize) -> News<P>
+    where
+        P: Clone,
+    {
         loop {
             // Before looking, so that what happens in between wakes us.
             let changed = self.changed.notified();
@@ -142,7 +216,10 @@ impl<P: Clone> Place<P> {
     }
 
     /// The steps so far.
-    pub fn steps(&self) -> Vec<P> {
+    pub fn steps(&self) -> Vec<P>
+    where
+        P: Clone,
+    {
         self.story().steps.clone()
     }
 
@@ -151,13 +228,41 @@ impl<P: Clone> Place<P> {
     }
 }
 
+/// Each of them only wakes who waits, and each does.
+impl Step for () {
+    fn repeats(&self, (): &Self) -> bool {
+        false
+    }
+}
+
+impl<P: Step> Claim<P> {
+    /// It is recorded: it comes to the place by way of the log, and nobody need record it again.
+    pub fn keep(mut self) {
+        self.kept = true;
+    }
+}
+
+impl<P: Step> Drop for Claim<P> {
+    fn drop(&mut self) {
+        if !self.kept {
+            self.place.story().claimed.retain(|claimed| !claimed.repeats(&self.step));
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
 
+    impl Step for u8 {
+        fn repeats(&self, earlier: &Self) -> bool {
+            self == earlier
+        }
+    }
+
     #[tokio::test]
     async fn who_waits_is_told_each_step_once_and_then_the_end() {
-        let board = Arc::new(Board::new());
+        let board: Arc<Board<u8, u8>> = Arc::default();
         let place = board.expect(1);
         let waiting = tokio::spawn(async move {
             let mut told = Vec::new();
@@ -176,34 +281,73 @@ mod tests {
     }
 
     #[test]
-    fn a_place_is_taken_down_by_the_last_who_found_nothing_there() {
-        let board: Board<u8, ()> = Board::new();
+    fn a_place_is_taken_down_by_the_last_who_leaves_it() {
+        let board: Arc<Board<u8, u8>> = Arc::default();
         let (first, second) = (board.expect(1), board.expect(1));
-        board.release(1, first);
+        // Somebody who only looks in keeps nothing up.
+        let glance = board.find(1);
+        drop(first);
         assert!(board.find(1).is_some());
-        board.release(1, second);
+        drop(second);
+        assert!(board.is_empty());
+        drop(glance);
+    }
+
+    #[test]
+    fn a_seat_at_what_has_ended_takes_nothing_from_its_successor() {
+        let board: Arc<Board<u8, u8>> = Arc::default();
+        let old = board.expect(1);
+        board.end(1);
+        let new = board.expect(1);
+        drop(old);
+        assert!(board.find(1).is_some());
+        drop(new);
         assert!(board.is_empty());
     }
 
     #[test]
     fn what_is_live_keeps_its_story_whoever_looks_in() {
-        let board = Board::new();
+        let board: Arc<Board<u8, u8>> = Arc::default();
         board.begin(1);
-        board.step(1, "first");
-        board.release(1, board.expect(1));
-        board.step(1, "second");
-        assert_eq!(board.expect(1).steps(), ["first", "second"]);
+        board.step(1, 1);
+        drop(board.expect(1));
+        board.step(1, 2);
+        assert_eq!(board.expect(1).steps(), [1, 2]);
         board.end(1);
         assert!(board.is_empty());
     }
 
+    #[test]
+    fn a_step_that_comes_twice_is_one_step() {
+        let board: Arc<Board<u8, u8>> = Arc::default();
+        board.begin(1);
+        for step in [1, 2, 1, 2] {
+            board.step(1, step);
+        }
+        assert_eq!(board.expect(1).steps(), [1, 2]);
+    }
+
+    #[test]
+    fn one_may_record_a_step_and_another_if_he_fails() {
+        let board: Arc<Board<u8, u8>> = Arc::default();
+        board.begin(1);
+        let claim = |step| board.find(1).unwrap().claim(step);
+        let first = claim(1).unwrap();
+        assert!(claim(1).is_none() && claim(2).is_some(), "one for each step");
+        drop(first);
+        claim(1).unwrap().keep();
+        assert!(claim(1).is_none(), "it is recorded, and on its way");
+        board.step(1, 1);
+        assert!(claim(1).is_none());
+    }
+
     #[tokio::test]
     async fn who_came_before_the_end_is_told_of_it_whenever_he_looks() {
-        let board = Board::new();
+        let board: Arc<Board<u8, u8>> = Arc::default();
         let place = board.expect(1);
-        board.step(1, "step");
+        board.step(1, 7);
         board.end(1);
-        assert_eq!(place.after(0).await, News::Step("step"));
+        assert_eq!(place.after(0).await, News::Step(7));
         assert_eq!(place.after(1).await, News::Ended);
     }
 }

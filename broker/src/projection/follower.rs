@@ -10,7 +10,7 @@ use countersign_domain::{
 use futures::StreamExt;
 use tokio::sync::mpsc;
 
-use super::{Board, Index, index};
+use super::{Board, Index, board, index};
 use crate::{
     decider::{
         self, Decider,
@@ -242,13 +242,21 @@ pub async fn span(accounts: &Decider<AccountCodec>, id: ApprovalId) -> Result<Op
     Ok(None)
 }
 
-/// What happened to the pushes of an approval while it lived, oldest first, as the log has it.
+/// The same progress of the same phone is one step, however often it was recorded.
+impl board::Step for (Timestamp, Delivery) {
+    fn repeats(&self, (_, earlier): &Self) -> bool {
+        self.1 == *earlier
+    }
+}
+
+/// What happened to the pushes of an approval while it lived, oldest first, as the log has it: the steps that the board
+/// has.
 pub async fn deliveries(
     log: &dyn EventLog,
     id: ApprovalId,
     span: Span,
 ) -> Result<Vec<(Timestamp, Delivery)>, ReadError> {
-    let mut steps = Vec::new();
+    let mut found = Vec::new();
     let mut entries = log.read_back(delivery::stream(id.account()));
     while let Some(entry) = entries.next().await {
         let entry = entry?;
@@ -260,10 +268,15 @@ pub async fn deliveries(
             let of_entry =
                 entry.events.iter().rev().filter_map(|record| delivery::decode(record).ok().flatten());
             let of_approval = of_entry.filter(|delivery| delivery.subject == Subject::Approval(id));
-            steps.extend(of_approval.map(|delivery| (at, delivery)));
+            found.extend(of_approval.map(|delivery| (at, delivery)));
         }
     }
-    steps.reverse();
+    let mut steps: Vec<(Timestamp, Delivery)> = Vec::new();
+    for step in found.into_iter().rev() {
+        if !steps.iter().any(|earlier| board::Step::repeats(&step, earlier)) {
+            steps.push(step);
+        }
+    }
     Ok(steps)
 }
 

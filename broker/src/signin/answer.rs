@@ -42,7 +42,7 @@ pub struct Fetched {
     pub challenge: SignedMessage,
     /// What it is, for its envelope.
     pub payload_type: &'static str,
-    /// How many approvals of the account wait.
+    /// How many approvals of the account wait. A phone on trial is told of none.
     pub waiting: usize,
 }
 
@@ -77,14 +77,13 @@ impl SignIn {
         let account = self.account_of(envelope).await?;
         let read = VerifiedRead::fetch_challenge(&account, self.keys.broker_id(), envelope)?;
         let (phone, now) = self.reader(&account, &read)?;
-        let waiting = account.live_approvals().filter(|one| !one.is_overdue(now)).count();
         if let Ok(id) = read.id().parse::<EnrolmentId>() {
             let trial = own_trial(&account, phone, now).filter(|(enrolment, _)| *enrolment == id);
             let (_, challenge) = trial.ok_or(Refusal::UnknownEnrolment)?;
             return Ok(Fetched {
                 challenge: challenge.clone(),
                 payload_type: payload_type::TRIAL_CHALLENGE,
-                waiting,
+                waiting: 0,
             });
         }
         let id: ApprovalId = read.id().parse().map_err(|_| Refusal::UnknownApproval)?;
@@ -98,6 +97,7 @@ impl SignIn {
         }
         let question = approval.issued.as_ref().and_then(|issued| issued.question.as_ref());
         let challenge = question.ok_or(Refusal::UnknownApproval)?.challenge.clone();
+        let waiting = account.live_approvals().filter(|one| !one.is_overdue(now)).count();
         Ok(Fetched { challenge, payload_type: payload_type::CHALLENGE, waiting })
     }
 
@@ -128,12 +128,16 @@ impl SignIn {
             return Err(Error::AcknowledgementInvalid);
         }
         let Some(place) = self.models.approvals.find(approval) else { return Ok(()) };
-        let known =
-            place.steps().iter().any(|(_, one)| one.authenticator == authenticator && one.step == step);
-        if known {
-            return Ok(());
-        }
-        self.record_delivery(Delivery { subject: Subject::Approval(approval), authenticator, step }).await
+        let delivery = Delivery { subject: Subject::Approval(approval), authenticator, step };
+        let Some(claim) = place.claim((now, delivery.clone())) else { return Ok(()) };
+        let this = self.clone();
+        // The append goes on when the caller goes away, and so must the claim.
+        let recorded = tokio::spawn(async move {
+            this.record_delivery(delivery).await?;
+            claim.keep();
+            Ok(())
+        });
+        recorded.await.unwrap_or_else(|error| std::panic::resume_unwind(error.into_panic()))
     }
 
     /// Progress rides along with the next batch: losing the last of it repeats a push, no more.

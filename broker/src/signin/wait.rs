@@ -1,8 +1,6 @@
 //! The login is told: each step as it happens, last the outcome. Every call gets the same steps with the same numbers,
 //! whenever it comes: from the board while the approval lives, from the log afterwards.
 
-use std::sync::Arc;
-
 use countersign_domain::{
     Account, Aggregate, ApprovalId, RelyingPartyId, Timestamp,
     approval::{Approval, Ending},
@@ -14,7 +12,7 @@ use super::{Error, SignIn};
 use crate::{
     decider::codec::{Codec, delivery::Delivery},
     projection::{
-        board::{News, Place},
+        board::{News, Seat},
         follower::{deliveries, span},
     },
 };
@@ -50,7 +48,8 @@ pub struct Standing {
     pub updates: Vec<Update>,
 }
 
-type Steps = Place<(Timestamp, Delivery)>;
+/// A seat where the steps of an approval come.
+type Steps = Seat<ApprovalId, (Timestamp, Delivery)>;
 
 impl SignIn {
     /// The approval's steps after `after`, those that have happened and those that will, up to its end.
@@ -121,24 +120,19 @@ impl SignIn {
         &self,
         relying_party: RelyingPartyId,
         id: ApprovalId,
-    ) -> Result<Option<(Approval, Arc<Steps>)>, Error> {
+    ) -> Result<Option<(Approval, Steps)>, Error> {
         // The place first: an ending that comes after we have looked at the account is told there.
         let place = self.models.approvals.expect(id);
-        let account = self.accounts.load(id.account()).await;
-        let approval = account.as_ref().ok().and_then(|account| account.approval(id));
-        if let Some(approval) =
-            approval.filter(|one| one.ending.is_none() && one.relying_party == relying_party)
-        {
-            return Ok(Some((approval.clone(), place)));
-        }
-        self.models.approvals.release(id, place);
-        account.map(|_| None).map_err(Error::from)
+        let account = self.accounts.load(id.account()).await?;
+        let approval =
+            account.approval(id).filter(|one| one.ending.is_none() && one.relying_party == relying_party);
+        Ok(approval.map(|approval| (approval.clone(), place)))
     }
 
     fn live_steps(
         self,
         approval: &Approval,
-        place: Arc<Steps>,
+        place: Steps,
     ) -> impl Stream<Item = Result<Update, Error>> + Send + use<> {
         let issued = issued(approval);
         let (relying_party, id) = (approval.relying_party, approval.id);
