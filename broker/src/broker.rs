@@ -118,7 +118,8 @@ impl Broker {
         let (reports, told) = Reports::new(sign_in.clone());
         let pusher = Arc::new(pusher(config, reports, &clock, &entropy)?);
         let (expire, due) = mpsc::channel(EFFECTS_WAITING_MAX);
-        let dispatcher = Dispatcher::new(sign_in.clone(), Arc::clone(&pusher), expire.clone());
+        let dispatcher = 
+            Dispatcher::new(sign_in.clone(), Arc::clone(&pusher), expire.clone(), pushes_max(config));
 
         let services = Services {
             enrol: Enrol::new(sign_in.clone(), config.public_url.trim_end_matches('/').to_owned()),
@@ -177,6 +178,15 @@ impl Broker {
             other.abort();
         }
     }
+}
+
+/// As many pushes as the queues hold, and no more that have left them and are not recorded.
+fn pushes_max(config: &Config) -> usize {
+    let apns = config.push.apns.as_ref().map(|apns| apns.queue.capacity);
+    let fcm = config.push.fcm.as_ref().map(|fcm| fcm.queue.capacity);
+    let capacities = apns.into_iter().chain(fcm).map(|capacity| capacity.get() as usize);
+    // Without a push service there is nothing to push to, and that is what is recorded.
+    capacities.fold(0, usize::saturating_add).max(1)
 }
 
 enum AdminListener {

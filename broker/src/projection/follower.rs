@@ -10,13 +10,13 @@ use countersign_domain::{
 use futures::StreamExt;
 use tokio::sync::mpsc;
 
-use super::{Board, Index, board, index};
+use super::{Board, Index, board, index, said};
 use crate::{
     decider::{
         self, Decider,
         codec::{
             AccountCodec, Codec, RelyingPartyCodec, delivery,
-            delivery::{Delivery, Subject},
+            delivery::{Delivery, DeliveryStep, Subject},
         },
     },
     log::{Entry, EventLog, Position, ReadError, StreamKind},
@@ -100,6 +100,11 @@ impl Follower {
             self.effect(id.account(), Effect::PushTrial(id)).await;
             self.effect(id.account(), Effect::ExpireEnrolment(id, expires_at)).await;
         }
+        // Of these the last broker may not have told the phones.
+        self.index.settle_all();
+        for id in self.index.to_replace() {
+            self.effect(id.account(), Effect::ReplaceShown(id, None)).await;
+        }
         let mut entries = self.log.follow(self.next);
         while let Some(entry) = entries.next().await {
             let entry = entry?;
@@ -107,6 +112,10 @@ impl Follower {
             self.index.know(entry.position);
             for (account, event) in events {
                 self.tell(&event);
+                said::event(account, &event, &self.index);
+                if let Some((id, Moment::Ends)) = approval_of(&event) {
+                    self.index.settle(id);
+                }
                 for effect in react(&event) {
                     self.effect(account, effect).await;
                 }
@@ -124,11 +133,12 @@ impl Follower {
 
     /// Takes an entry into the index; gives the events of accounts in it.
     fn fold(&self, entry: &Entry) -> Vec<(AccountId, Event)> {
+        let at = Timestamp::from_millis(entry.recorded_at_ms);
         match entry.stream.kind() {
             StreamKind::Account => match self.accounts.decode(entry) {
                 Ok((account, events)) => {
                     for event in &events {
-                        self.index.account_event(event);
+                        self.index.account_event(event, at);
                     }
                     return events.into_iter().map(|event| (account, event)).collect();
                 }
@@ -143,11 +153,13 @@ impl Follower {
                 Err(error) => undecidable(&error),
             },
             StreamKind::Delivery => {
-                let at = Timestamp::from_millis(entry.recorded_at_ms);
                 for delivery in
                     entry.events.iter().filter_map(|record| delivery::decode(record).ok().flatten())
                 {
                     if let Subject::Approval(id) = delivery.subject {
+                        if let DeliveryStep::Accepted { .. } = delivery.step {
+                            self.index.shows(id, delivery.authenticator);
+                        }
                         self.approvals.step(id, (at, delivery));
                     }
                 }

@@ -2,12 +2,13 @@
 //! certificate. It finds; what it finds is then asked.
 
 use std::{
-    collections::{BTreeMap, HashMap},
-    sync::{PoisonError, RwLock, RwLockReadGuard},
+    collections::{BTreeMap, HashMap, VecDeque},
+    sync::{PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard},
+    time::Duration,
 };
 
 use countersign_domain::{
-    ApprovalId, CredentialId, EnrolmentId, RelyingPartyId, Timestamp,
+    ApprovalId, AuthenticatorId, CredentialId, EnrolmentId, RelyingPartyId, Timestamp,
     event::Event as AccountEvent,
     relying_party::{CredentialSecret, Event as RelyingPartyEvent},
 };
@@ -17,7 +18,10 @@ use tokio::sync::watch;
 use crate::log::Position;
 
 /// The name of its snapshot in the log.
-pub const SNAPSHOT: &str = "index-v1";
+pub const SNAPSHOT: &str = "index-v2";
+
+/// What a phone shows of an approval that has ended is replaced within this time, or not at all.
+pub const REPLACED_WITHIN: Duration = Duration::from_secs(10 * 60);
 
 /// What is live, and how to find it.
 #[derive(Debug, Default)]
@@ -29,20 +33,73 @@ pub struct Index {
 
 #[derive(Debug, Default, Clone, PartialEq, Eq)]
 struct Contents {
-    approvals: BTreeMap<ApprovalId, Timestamp>,
+    approvals: BTreeMap<ApprovalId, Live>,
+    ended: HashMap<ApprovalId, Ended>,
+    /// Those of `ended`, and some that are not there any more, in the order in which they ended.
+    ended_in_order: VecDeque<(Timestamp, ApprovalId)>,
     enrolments: BTreeMap<EnrolmentId, (String, Timestamp)>,
     by_locator: HashMap<String, EnrolmentId>,
     by_certificate: HashMap<[u8; 32], CredentialId>,
     relying_parties: Vec<RelyingPartyId>,
 }
 
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Live {
+    relying_party: RelyingPartyId,
+    expires_at: Timestamp,
+    /// On which phones it is shown: those whose push was accepted.
+    shown: Vec<AuthenticatorId>,
+}
+
+/// An approval that ended lately, and that phones may still show.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Ended {
+    relying_party: RelyingPartyId,
+    at: Timestamp,
+    /// The phone that ended it. It knows.
+    by: Option<AuthenticatorId>,
+    shown: Vec<(AuthenticatorId, Shown)>,
+}
+
+/// How far a phone has come that shows an approval that has ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Shown {
+    /// Its replacement is not under way.
+    Still,
+    /// It is.
+    Replacing,
+    /// Nothing more is to be done. Kept as long as the others: that its push was accepted may still be on its way
+    /// through the log.
+    Replaced,
+}
+
+/// What must be replaced on phones.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Replacing {
+    /// From then on it need not be.
+    pub until: Timestamp,
+    /// On which phones.
+    pub phones: Vec<AuthenticatorId>,
+}
+
 /// As it is kept beside the log.
 #[derive(Serialize, Deserialize)]
 struct Stored {
-    approvals: Vec<(String, u64)>,
+    approvals: Vec<StoredApproval>,
+    ended: Vec<StoredApproval>,
     enrolments: Vec<(String, String, u64)>,
     certificates: Vec<([u8; 32], String)>,
     relying_parties: Vec<String>,
+}
+
+#[derive(Serialize, Deserialize)]
+struct StoredApproval {
+    id: String,
+    relying_party: String,
+    /// When it expires, or ended.
+    at: u64,
+    by: Option<String>,
+    shown: Vec<String>,
 }
 
 impl Index {
@@ -63,12 +120,82 @@ impl Index {
 
     /// Approvals that wait, and until when.
     pub fn live_approvals(&self) -> Vec<(ApprovalId, Timestamp)> {
-        self.read().approvals.iter().map(|(id, expires_at)| (*id, *expires_at)).collect()
+        self.read().approvals.iter().map(|(id, live)| (*id, live.expires_at)).collect()
     }
 
     /// Whether an approval waits.
     pub fn is_live(&self, approval: ApprovalId) -> bool {
         self.read().approvals.contains_key(&approval)
+    }
+
+    /// Who asked for an approval that waits, or that has just ended.
+    pub(super) fn relying_party(&self, approval: ApprovalId) -> Option<RelyingPartyId> {
+        let contents = self.read();
+        let live = contents.approvals.get(&approval).map(|live| live.relying_party);
+        live.or_else(|| contents.ended.get(&approval).map(|ended| ended.relying_party))
+    }
+
+    /// A push service has taken the challenge: the phone shows it. Whether the approval waits.
+    pub fn shows(&self, approval: ApprovalId, phone: AuthenticatorId) -> bool {
+        let mut contents = self.write();
+        if let Some(live) = contents.approvals.get_mut(&approval) {
+            if !live.shown.contains(&phone) {
+                live.shown.push(phone);
+            }
+            return true;
+        }
+        if let Some(ended) = contents.ended.get_mut(&approval)
+            && ended.by != Some(phone)
+            && ended.shown.iter().all(|(known, _)| *known != phone)
+        {
+            ended.shown.push((phone, Shown::Still));
+        }
+        false
+    }
+
+    /// Approvals that have ended and that phones still show.
+    pub(super) fn to_replace(&self) -> Vec<ApprovalId> {
+        self.read().ended.keys().copied().collect()
+    }
+
+    /// The phones that show an approval that has ended. Who asks replaces it there, and says so: see
+    /// [`replaced`](Self::replaced).
+    pub fn replace(&self, approval: ApprovalId) -> Option<Replacing> {
+        let mut contents = self.write();
+        let ended = contents.ended.get_mut(&approval)?;
+        let still = ended.shown.iter_mut().filter(|(_, shown)| *shown == Shown::Still);
+        let phones = still.map(|(phone, shown)| {
+            *shown = Shown::Replacing;
+            *phone
+        });
+        let phones = phones.collect();
+        Some(Replacing { until: ended.at.plus(REPLACED_WITHIN), phones })
+    }
+
+    /// Nothing more is to be done about this on that phone.
+    pub fn replaced(&self, approval: ApprovalId, phone: AuthenticatorId) {
+        let mut contents = self.write();
+        let Some(ended) = contents.ended.get_mut(&approval) else { return };
+        ended.shown.iter_mut().filter(|(known, _)| *known == phone).for_each(|(_, shown)| {
+            *shown = Shown::Replaced;
+        });
+        if ended.is_done() {
+            contents.ended.remove(&approval);
+        }
+    }
+
+    /// Forgets it where no phone shows it. Not while the past is read: there a push may have been accepted after the end
+    /// of its approval.
+    pub(super) fn settle(&self, approval: ApprovalId) {
+        let mut contents = self.write();
+        if contents.ended.get(&approval).is_some_and(Ended::is_done) {
+            contents.ended.remove(&approval);
+        }
+    }
+
+    /// The same for all of them.
+    pub(super) fn settle_all(&self) {
+        self.write().ended.retain(|_, ended| !ended.is_done());
     }
 
     /// How many approvals wait.
@@ -93,8 +220,8 @@ impl Index {
         self.known.send_replace(position.number());
     }
 
-    pub(super) fn account_event(&self, event: &AccountEvent) {
-        let mut contents = self.contents.write().unwrap_or_else(PoisonError::into_inner);
+    pub(super) fn account_event(&self, event: &AccountEvent, at: Timestamp) {
+        let mut contents = self.write();
         match event {
             AccountEvent::EnrolmentBegun(begun) => {
                 let locator = begun.code.locator().to_owned();
@@ -108,22 +235,29 @@ impl Index {
                 }
             }
             AccountEvent::ApprovalRequested(requested) => {
-                contents.approvals.insert(requested.request.approval, requested.expires_at);
+                let live = Live {
+                    relying_party: requested.request.relying_party,
+                    expires_at: requested.expires_at,
+                    shown: Vec::new(),
+                };
+                contents.approvals.insert(requested.request.approval, live);
             }
-            AccountEvent::ApprovalApproved { approval, .. }
-            | AccountEvent::ApprovalDenied { approval, .. }
-            | AccountEvent::NumberWrong { approval, .. }
-            | AccountEvent::ApprovalExpired { approval }
+            AccountEvent::ApprovalApproved { approval, answer, .. }
+            | AccountEvent::ApprovalDenied { approval, answer, .. } => {
+                contents.end(*approval, Some(answer.authenticator), at);
+            }
+            AccountEvent::NumberWrong { approval, authenticator, .. } => {
+                contents.end(*approval, Some(*authenticator), at);
+            }
+            AccountEvent::ApprovalExpired { approval }
             | AccountEvent::ApprovalCancelled { approval, .. }
-            | AccountEvent::ApprovalSuperseded { approval, .. } => {
-                contents.approvals.remove(approval);
-            }
+            | AccountEvent::ApprovalSuperseded { approval, .. } => contents.end(*approval, None, at),
             _ => {}
         }
     }
 
     pub(super) fn relying_party_event(&self, event: &RelyingPartyEvent) {
-        let mut contents = self.contents.write().unwrap_or_else(PoisonError::into_inner);
+        let mut contents = self.write();
         match event {
             RelyingPartyEvent::Registered { id, .. } => contents.relying_parties.push(*id),
             RelyingPartyEvent::CredentialIssued {
@@ -141,7 +275,31 @@ impl Index {
     pub(super) fn to_bytes(&self) -> Vec<u8> {
         let contents = self.read();
         let stored = Stored {
-            approvals: contents.approvals.iter().map(|(id, at)| (id.to_string(), at.as_millis())).collect(),
+            approvals: contents
+                .approvals
+                .iter()
+                .map(|(id, live)| StoredApproval {
+                    id: id.to_string(),
+                    relying_party: live.relying_party.to_string(),
+                    at: live.expires_at.as_millis(),
+                    by: None,
+                    shown: live.shown.iter().map(ToString::to_string).collect(),
+                })
+                .collect(),
+            ended: contents
+                .ended
+                .iter()
+                .map(|(id, ended)| {
+                    let shown = ended.shown.iter().filter(|(_, shown)| *shown != Shown::Replaced);
+                    StoredApproval {
+                        id: id.to_string(),
+                        relying_party: ended.relying_party.to_string(),
+                        at: ended.at.as_millis(),
+                        by: ended.by.map(|by| by.to_string()),
+                        shown: shown.map(|(phone, _)| phone.to_string()).collect(),
+                    }
+                })
+                .collect(),
             enrolments: contents
                 .enrolments
                 .iter()
@@ -157,9 +315,28 @@ impl Index {
     pub(super) fn from_bytes(bytes: &[u8]) -> Option<Self> {
         let stored: Stored = serde_json::from_slice(bytes).ok()?;
         let mut contents = Contents::default();
-        for (id, at) in stored.approvals {
-            contents.approvals.insert(id.parse().ok()?, Timestamp::from_millis(at));
+        for StoredApproval { id, relying_party, at, shown, .. } in stored.approvals {
+            let live = Live {
+                relying_party: relying_party.parse().ok()?,
+                expires_at: Timestamp::from_millis(at),
+                shown: shown.iter().map(|phone| phone.parse().ok()).collect::<Option<_>>()?,
+            };
+            contents.approvals.insert(id.parse().ok()?, live);
         }
+        for StoredApproval { id, relying_party, at, by, shown } in stored.ended {
+            let (id, at) = (id.parse().ok()?, Timestamp::from_millis(at));
+            // What was under way then may not have come to its end: it is done again.
+            let shown = shown.iter().map(|phone| Some((phone.parse().ok()?, Shown::Still)));
+            let ended = Ended {
+                relying_party: relying_party.parse().ok()?,
+                at,
+                by: by.map(|by| by.parse()).transpose().ok()?,
+                shown: shown.collect::<Option<_>>()?,
+            };
+            contents.ended.insert(id, ended);
+            contents.ended_in_order.push_back((at, id));
+        }
+        contents.ended_in_order.make_contiguous().sort_unstable();
         for (id, locator, at) in stored.enrolments {
             let id = id.parse().ok()?;
             contents.by_locator.insert(locator.clone(), id);
@@ -176,6 +353,32 @@ impl Index {
 
     fn read(&self) -> RwLockReadGuard<'_, Contents> {
         self.contents.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn write(&self) -> RwLockWriteGuard<'_, Contents> {
+        self.contents.write().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Ended {
+    fn is_done(&self) -> bool {
+        self.shown.iter().all(|(_, shown)| *shown == Shown::Replaced)
+    }
+}
+
+impl Contents {
+    fn end(&mut self, id: ApprovalId, by: Option<AuthenticatorId>, at: Timestamp) {
+        let Some(Live { relying_party, shown, .. }) = self.approvals.remove(&id) else { return };
+        while let Some((ended_at, id)) = self.ended_in_order.front().copied()
+            && ended_at.plus(REPLACED_WITHIN) <= at
+        {
+            self.ended_in_order.pop_front();
+            self.ended.remove(&id);
+        }
+        let shown = shown.into_iter().filter(|phone| Some(*phone) != by);
+        let shown = shown.map(|phone| (phone, Shown::Still)).collect();
+        self.ended.insert(id, Ended { relying_party, at, by, shown });
+        self.ended_in_order.push_back((at, id));
     }
 }
 
@@ -208,20 +411,80 @@ mod tests {
         let account = AccountId::from_bytes([1; 16]);
         let code = EnrolmentCode::from_random(&[5; 12]);
         let enrolment = EnrolmentId::new(account, [2; 8]);
-        index.account_event(&AccountEvent::EnrolmentBegun(countersign_domain::event::EnrolmentBegun {
+        let begun = AccountEvent::EnrolmentBegun(countersign_domain::event::EnrolmentBegun {
             enrolment,
             code: code.clone(),
             expires_at: Timestamp::from_millis(7),
             relying_party: RelyingPartyId::from_bytes([3; 16]),
-        }));
+        });
+        index.account_event(&begun, Timestamp::from_millis(6));
         let kept = Index::from_bytes(&index.to_bytes()).unwrap();
         assert_eq!(*kept.read(), *index.read());
         assert_eq!(kept.enrolment(code.locator()), Some(enrolment));
-        kept.account_event(&AccountEvent::EnrolmentEnded {
+        let ended = AccountEvent::EnrolmentEnded {
             enrolment,
             reason: countersign_domain::event::EnrolmentEnd::Expired,
             answer_hash: None,
-        });
+        };
+        kept.account_event(&ended, Timestamp::from_millis(7));
         assert_eq!(kept.enrolment(code.locator()), None);
+    }
+
+    const ACCOUNT: AccountId = AccountId::from_bytes([1; 16]);
+    const RELYING_PARTY: RelyingPartyId = RelyingPartyId::from_bytes([3; 16]);
+    const FIRST: AuthenticatorId = AuthenticatorId::from_bytes([4; 24]);
+    const SECOND: AuthenticatorId = AuthenticatorId::from_bytes([5; 24]);
+
+    fn at(seconds: u64) -> Timestamp {
+        Timestamp::from_millis(seconds * 1_000)
+    }
+
+    /// With one approval that waits.
+    fn waiting(id: ApprovalId) -> Index {
+        let live = Live { relying_party: RELYING_PARTY, expires_at: at(60), shown: Vec::new() };
+        let index = Index::default();
+        index.write().approvals.insert(id, live);
+        index
+    }
+
+    #[test]
+    fn what_phones_show_of_an_approval_is_replaced_after_its_end_and_not_on_the_phone_that_ended_it() {
+        let id = ApprovalId::new(ACCOUNT, [2; 16]);
+        let index = waiting(id);
+        assert!(index.shows(id, FIRST) && index.shows(id, FIRST) && index.shows(id, SECOND));
+        let kept = Index::from_bytes(&index.to_bytes()).unwrap();
+        for index in [index, kept] {
+            assert_eq!(index.replace(id), None, "it waits");
+            index.account_event(
+                &AccountEvent::NumberWrong { approval: id, authenticator: FIRST, answer_hash: [0; 32] },
+                at(1),
+            );
+            assert_eq!(index.relying_party(id), Some(RELYING_PARTY));
+            index.settle(id);
+            // What was under way when a snapshot was made is done again by whoever reads that.
+            for index in [&Index::from_bytes(&index.to_bytes()).unwrap(), &index] {
+                assert_eq!(index.to_replace(), [id]);
+                let replacing = index.replace(id).unwrap();
+                assert_eq!((replacing.until, &replacing.phones[..]), (at(601), &[SECOND][..]));
+                assert_eq!(index.replace(id).unwrap().phones, [], "once");
+            }
+            index.replaced(id, SECOND);
+            assert_eq!((index.to_replace(), index.relying_party(id)), (vec![], None));
+        }
+    }
+
+    #[test]
+    fn a_push_that_is_accepted_after_the_end_is_replaced_too_and_nothing_after_ten_minutes() {
+        let ids = [2, 3].map(|id| ApprovalId::new(ACCOUNT, [id; 16]));
+        let index = waiting(ids[0]);
+        index.account_event(&AccountEvent::ApprovalExpired { approval: ids[0] }, at(1));
+        assert!(!index.shows(ids[0], FIRST));
+        assert_eq!(index.replace(ids[0]).unwrap().phones, [FIRST]);
+        let live = waiting(ids[1]).read().approvals[&ids[1]].clone();
+        index.write().approvals.insert(ids[1], live);
+        index.account_event(&AccountEvent::ApprovalExpired { approval: ids[1] }, at(601));
+        assert_eq!(index.to_replace(), [ids[1]]);
+        index.settle_all();
+        assert_eq!(index.to_replace(), []);
     }
 }

@@ -1,39 +1,35 @@
 //! Because of an event, something goes to phones. What is to be done, the domain says as data; here it is done, after
 //! the event is durable, at least once.
 
-use std::{
-    collections::HashMap,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
-    time::Duration,
-};
+use std::{sync::Arc, time::Duration};
 
 use countersign_domain::{
-    AccountId, ApprovalId, AuthenticatorId, Command, EnrolmentId, Timestamp, account::Effect,
-    authenticator::Authenticator, enrolment::Stage,
+    Account, AccountId, ApprovalId, AuthenticatorId, Command, EnrolmentId, Timestamp, account::Effect,
+    authenticator::Authenticator, command::Refusal, enrolment::Stage,
 };
 use data_encoding::BASE64URL_NOPAD;
-use tokio::sync::{Semaphore, mpsc};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 
 use super::{Error, SignIn, expiry::Due};
 use crate::{
     decider::codec::delivery::{Delivery, DeliveryStep, Subject},
+    projection::index::{REPLACED_WITHIN, Replacing},
     push::{Job, NotQueued, Outcome, PushKind, PushMessage, Pusher, Report},
 };
 
 /// Effects that are worked on at a time; a cold account has to be read from the log first.
 const CONCURRENT_MAX: usize = 64;
 
-/// For how long a push service keeps, for a phone that is off, that an approval has ended.
-const ENDED_KEPT: Duration = Duration::from_secs(10 * 60);
-
-/// The same for a notice: the phone also lists it.
+/// For how long a push service keeps a notice for a phone that is off: the phone also lists it.
 const NOTICE_KEPT: Duration = Duration::from_secs(24 * 60 * 60);
 
 /// What a push is for, and to whom.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone)]
 pub struct Push {
     about: About,
     to: AuthenticatorId,
+    /// Held until what became of the push is recorded: so many are queued, under way or reported, and no more.
+    _place: Arc<OwnedSemaphorePermit>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -50,12 +46,8 @@ pub struct Dispatcher {
     sign_in: SignIn,
     pusher: Arc<Pusher<Push>>,
     expiry: mpsc::Sender<(Timestamp, Due)>,
-    shown: Arc<Shown>,
+    places: Arc<Semaphore>,
 }
-
-/// On which phones an approval is shown: those whose push was accepted. Those are told when it ends.
-#[derive(Debug, Default)]
-struct Shown(Mutex<HashMap<ApprovalId, Vec<AuthenticatorId>>>);
 
 /// What became of pushes, on its way to becoming events.
 #[derive(Debug)]
@@ -81,15 +73,22 @@ impl Report<Push> for Reports {
     }
 
     fn report(&self, push: Push, outcome: Outcome) {
-        // Unbounded, and bounded by the pusher's queue: what it reports has left that, or is there and told once.
+        // Bounded by the places that pushes hold: each is reported twice at most, as late and as over.
         let _ = self.told.send((push, outcome));
     }
 }
 
 impl Dispatcher {
-    /// Sends by this pusher, and asks this expiry.
-    pub fn new(sign_in: SignIn, pusher: Arc<Pusher<Push>>, expiry: mpsc::Sender<(Timestamp, Due)>) -> Self {
-        Self { sign_in, pusher, expiry, shown: Arc::default() }
+    /// Sends by this pusher, and asks this expiry. At most so many pushes are on their way, until what became of them is
+    /// recorded: where the log is slow, what comes then is not pushed.
+    pub fn new(
+        sign_in: SignIn,
+        pusher: Arc<Pusher<Push>>,
+        expiry: mpsc::Sender<(Timestamp, Due)>,
+        pushes_max: usize,
+    ) -> Self {
+        let places = Arc::new(Semaphore::new(pushes_max.min(Semaphore::MAX_PERMITS)));
+        Self { sign_in, pusher, expiry, places }
     }
 
     /// Does what comes, until nothing more can come.
@@ -107,7 +106,8 @@ impl Dispatcher {
                     let Some((account, effect)) = effect else { return };
                     tokio::spawn(async move {
                         if let Err(error) = this.effect(account, &effect).await {
-                            tracing::error!(?effect, %error, "could not be done; it is done again at the next start");
+                            let then = left_to(&effect);
+                            tracing::error!(?effect, %error, then, "could not be done");
                         }
                         drop(place);
                     });
@@ -115,8 +115,9 @@ impl Dispatcher {
                 report = reports.recv() => {
                     let Some((push, outcome)) = report else { return };
                     tokio::spawn(async move {
+                        let (about, to) = (push.about, push.to);
                         if let Err(error) = this.reported(push, outcome).await {
-                            tracing::warn!(?push, %error, "what became of a push could not be recorded");
+                            tracing::warn!(?about, authenticator = %to, %error, "what became of a push could not be recorded");
                         }
                         drop(place);
                     });
@@ -129,7 +130,7 @@ impl Dispatcher {
         match effect {
             Effect::PushChallenge(id) => self.push_challenge(*id).await,
             Effect::PushTrial(id) => self.push_trial(*id).await,
-            Effect::ReplaceShown(id, except) => self.replace_shown(*id, *except).await,
+            Effect::ReplaceShown(id, _) => self.replace_shown(*id).await,
             Effect::PushNotice(about) => self.push_notice(account, *about).await,
             Effect::ExpireApproval(id, at) => {
                 let _ = self.expiry.send((*at, Due::Approval(*id))).await;
@@ -148,16 +149,19 @@ impl Dispatcher {
         let Some(approval) = account.approval(id).filter(|one| one.ending.is_none()) else { return Ok(()) };
         let Some(issued) = &approval.issued else { return Ok(()) };
         let known = self.sign_in.models.approvals.find(id).map(|place| place.steps()).unwrap_or_default();
+        let mut result = Ok(());
         for phone in account.active_authenticators().filter(|one| one.may_answer(approval)) {
-            let of_phone = || known.iter().filter(|(_, delivery)| delivery.authenticator == phone.id);
-            if of_phone().any(|(_, delivery)| matches!(delivery.step, DeliveryStep::Accepted { .. })) {
-                self.shown.add(id, phone.id);
-            } else if !of_phone().any(|(_, delivery)| matches!(delivery.step, DeliveryStep::Failed { .. })) {
+            let over = known.iter().any(|(_, delivery)| {
+                delivery.authenticator == phone.id
+                    && matches!(delivery.step, DeliveryStep::Accepted { .. } | DeliveryStep::Failed { .. })
+            });
+            if !over {
                 let token = self.sign_in.keys.acknowledgements.token(id, phone.id, issued.expires_at);
-                self.push(phone, About::Challenge(id), issued.expires_at, &token).await?;
+                // What goes wrong with one phone is no reason not to push to the next.
+                result = result.and(self.push(phone, About::Challenge(id), issued.expires_at, &token).await);
             }
         }
-        Ok(())
+        result
     }
 
     async fn push_trial(&self, id: EnrolmentId) -> Result<(), Error> {
@@ -170,28 +174,39 @@ impl Dispatcher {
         }
     }
 
-    async fn replace_shown(&self, id: ApprovalId, except: Option<AuthenticatorId>) -> Result<(), Error> {
-        let shown = self.shown.take(id);
-        if shown.is_empty() {
-            return Ok(());
-        }
+    /// On the phones that show it still: not on the one that ended it, which knows.
+    async fn replace_shown(&self, id: ApprovalId) -> Result<(), Error> {
+        let Some(Replacing { until, phones }) = self.sign_in.models.index.replace(id) else { return Ok(()) };
+        self.replace_on(id, &phones, until).await
+    }
+
+    async fn replace_on(
+        &self,
+        id: ApprovalId,
+        phones: &[AuthenticatorId],
+        until: Timestamp,
+    ) -> Result<(), Error> {
+        let index = &self.sign_in.models.index;
         let account = self.sign_in.accounts.load(id.account()).await?;
-        let until = self.sign_in.clock.now().plus(ENDED_KEPT);
-        for phone in account.active_authenticators() {
-            if shown.contains(&phone.id) && Some(phone.id) != except {
-                self.push(phone, About::Ended(id), until, &[]).await?;
+        let in_time = self.sign_in.clock.now() < until;
+        let mut result = Ok(());
+        for phone in phones {
+            match account.active_authenticators().find(|one| one.id == *phone).filter(|_| in_time) {
+                Some(phone) => result = result.and(self.push(phone, About::Ended(id), until, &[]).await),
+                None => index.replaced(id, *phone),
             }
         }
-        Ok(())
+        result
     }
 
     async fn push_notice(&self, account: AccountId, about: AuthenticatorId) -> Result<(), Error> {
         let account = self.sign_in.accounts.load(account).await?;
         let until = self.sign_in.clock.now().plus(NOTICE_KEPT);
+        let mut result = Ok(());
         for phone in account.active_authenticators().filter(|one| one.id != about) {
-            self.push(phone, About::Notice(about), until, &[]).await?;
+            result = result.and(self.push(phone, About::Notice(about), until, &[]).await);
         }
-        Ok(())
+        result
     }
 
     async fn push(
@@ -201,10 +216,14 @@ impl Dispatcher {
         expires_at: Timestamp,
         acknowledgement_token: &[u8],
     ) -> Result<(), Error> {
-        let push = Push { about, to: phone.id };
+        let to = phone.id;
         let Some(target) = phone.live_push_target() else {
-            return self.failed(push, "NO_PUSH_TARGET".to_owned()).await;
+            return self.failed(about, to, "NO_PUSH_TARGET".to_owned()).await;
         };
+        let Ok(place) = Arc::clone(&self.places).try_acquire_owned() else {
+            return self.failed(about, to, "QUEUE_FULL".to_owned()).await;
+        };
+        let push = Push { about, to, _place: Arc::new(place) };
         let message = PushMessage {
             kind: about.kind(),
             id: about.id(),
@@ -215,61 +234,121 @@ impl Dispatcher {
         };
         match self.pusher.enqueue(Job { id: push, target: target.clone(), message }) {
             Ok(()) => Ok(()),
-            // At the next start it is pushed again.
+            // At the next start what still waits is pushed again: see `left_to`.
             Err(NotQueued::Draining) => Ok(()),
-            Err(NotQueued::Full(_)) => self.failed(push, "QUEUE_FULL".to_owned()).await,
+            Err(NotQueued::Full(_)) => self.failed(about, to, "QUEUE_FULL".to_owned()).await,
             Err(error @ NotQueued::NotConfigured(_)) => {
                 tracing::warn!(authenticator = %phone.id, %error, "a phone cannot be reached");
-                self.failed(push, "NOT_CONFIGURED".to_owned()).await
+                self.failed(about, to, "NOT_CONFIGURED".to_owned()).await
             }
         }
     }
 
     async fn reported(&self, push: Push, outcome: Outcome) -> Result<(), Error> {
+        let (about, to) = (push.about, push.to);
         match outcome {
-            Outcome::Accepted { push_id } => self.accepted(push, push_id).await,
-            Outcome::Failed { reason } => self.failed(push, reason).await,
-            Outcome::Delayed { reason } => self.record(push, DeliveryStep::Delayed { reason }).await,
+            Outcome::Accepted { push_id } => self.accepted(about, to, push_id).await,
+            Outcome::Failed { reason } => self.failed(about, to, reason).await,
+            Outcome::Delayed { reason } => self.record(about, to, DeliveryStep::Delayed { reason }).await,
             Outcome::Dead { target_hash, since, reason } => {
-                let command = Command::RecordDeadTarget {
-                    authenticator: push.to,
-                    target_hash,
-                    dead_since: since,
-                    reason: reason.clone(),
-                };
-                self.failed(push, reason).await?;
-                let account = push.to.account();
-                self.sign_in.accounts.decide(account, |_, _| Ok::<_, Error>(command.clone())).await?;
-                Ok(())
+                // Neither waits for the other: the target's death matters for all that is pushed later.
+                let died = self.died(to, target_hash, since, &reason).await;
+                died.and(self.failed(about, to, reason).await)
             }
             Outcome::Withdrawn => Ok(()),
         }
     }
 
-    async fn accepted(&self, push: Push, push_id: String) -> Result<(), Error> {
-        if let About::Challenge(id) = push.about {
-            self.shown.add(id, push.to);
-            // It ended while the push was on its way: what the phone shows now is over.
-            if !self.sign_in.models.index.is_live(id) {
-                self.replace_shown(id, None).await?;
+    async fn accepted(&self, about: About, to: AuthenticatorId, push_id: String) -> Result<(), Error> {
+        let replaced = match about {
+            About::Challenge(id) => self.shown(id, to).await,
+            About::Ended(id) => {
+                self.sign_in.models.index.replaced(id, to);
+                Ok(())
             }
-        }
-        self.record(push, DeliveryStep::Accepted { push_id }).await
+            About::Trial(_) | About::Notice(_) => Ok(()),
+        };
+        self.record(about, to, DeliveryStep::Accepted { push_id }).await.and(replaced)
     }
 
-    async fn failed(&self, push: Push, reason: String) -> Result<(), Error> {
-        self.record(push, DeliveryStep::Failed { reason }).await
+    /// A phone shows a challenge from now on. If that ended while the push was on its way, what it shows is over.
+    async fn shown(&self, id: ApprovalId, phone: AuthenticatorId) -> Result<(), Error> {
+        let index = &self.sign_in.models.index;
+        if index.shows(id, phone) {
+            return Ok(());
+        }
+        if let Some(Replacing { until, phones }) = index.replace(id) {
+            return self.replace_on(id, &phones, until).await;
+        }
+        // No other phone shows it, and it is forgotten already.
+        let account = self.sign_in.accounts.load(id.account()).await?;
+        if ended_by(&account, id) == Some(phone) {
+            return Ok(());
+        }
+        self.replace_on(id, &[phone], self.sign_in.clock.now().plus(REPLACED_WITHIN)).await
+    }
+
+    async fn died(
+        &self,
+        authenticator: AuthenticatorId,
+        target_hash: [u8; 32],
+        dead_since: Option<Timestamp>,
+        reason: &str,
+    ) -> Result<(), Error> {
+        let reason = reason.to_owned();
+        let command = Command::RecordDeadTarget { authenticator, target_hash, dead_since, reason };
+        let account = authenticator.account();
+        match self.sign_in.accounts.decide(account, |_, _| Ok::<_, Error>(command.clone())).await {
+            // Revoked so long ago that its account has forgotten it.
+            Ok(_) | Err(Error::Refused(Refusal::UnknownAuthenticator)) => Ok(()),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// A page is shown that a challenge or a trial does not come; of the others, who runs the broker is told.
+    async fn failed(&self, about: About, to: AuthenticatorId, reason: String) -> Result<(), Error> {
+        match about {
+            About::Challenge(_) | About::Trial(_) => {}
+            About::Ended(id) => {
+                tracing::info!(approval = %id, authenticator = %to, reason, "not pushed that it has ended");
+                self.sign_in.models.index.replaced(id, to);
+            }
+            About::Notice(id) => {
+                tracing::warn!(about = %id, authenticator = %to, reason, "a notice was not pushed; the phone lists it");
+            }
+        }
+        self.record(about, to, DeliveryStep::Failed { reason }).await
     }
 
     /// Only what a page can show is recorded.
-    async fn record(&self, push: Push, step: DeliveryStep) -> Result<(), Error> {
-        let subject = match push.about {
+    async fn record(&self, about: About, to: AuthenticatorId, step: DeliveryStep) -> Result<(), Error> {
+        let subject = match about {
             About::Challenge(id) => Subject::Approval(id),
             About::Trial(id) => Subject::Enrolment(id),
             About::Ended(_) | About::Notice(_) => return Ok(()),
         };
-        self.sign_in.record_delivery(Delivery { subject, authenticator: push.to, step }).await
+        self.sign_in.record_delivery(Delivery { subject, authenticator: to, step }).await
     }
+}
+
+/// What becomes of an effect that could not be done. At a start the follower takes up what is live, and replaces what
+/// ended lately.
+fn left_to(effect: &Effect) -> &'static str {
+    match effect {
+        Effect::PushChallenge(_) | Effect::PushTrial(_) => {
+            "it is pushed at the next start if it waits still; the phone lists it"
+        }
+        Effect::ReplaceShown(..) => {
+            "it is done at the next start if that comes within ten minutes of the end; else the phone's own clock ends it"
+        }
+        Effect::PushNotice(_) => "it is not pushed again; the phones list it for seven days",
+        Effect::ExpireApproval(..) | Effect::ExpireEnrolment(..) => "it is done at the next start",
+    }
+}
+
+/// The phone whose answer ended an approval.
+fn ended_by(account: &Account, id: ApprovalId) -> Option<AuthenticatorId> {
+    Some(account.approval(id)?.ending.as_ref()?.answer.as_ref()?.authenticator)
 }
 
 impl About {
@@ -288,19 +367,5 @@ impl About {
             Self::Trial(id) => id.to_string(),
             Self::Notice(id) => id.to_string(),
         }
-    }
-}
-
-impl Shown {
-    fn add(&self, approval: ApprovalId, phone: AuthenticatorId) {
-        self.lock().entry(approval).or_default().push(phone);
-    }
-
-    fn take(&self, approval: ApprovalId) -> Vec<AuthenticatorId> {
-        self.lock().remove(&approval).unwrap_or_default()
-    }
-
-    fn lock(&self) -> MutexGuard<'_, HashMap<ApprovalId, Vec<AuthenticatorId>>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

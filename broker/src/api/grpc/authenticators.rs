@@ -88,7 +88,6 @@ impl Authenticators for Services {
             Answered::TrialFailed(EnrolmentEnd::Declined) => v1::OutcomeKind::Denied,
             Answered::TrialFailed(_) => v1::OutcomeKind::WrongNumber,
         };
-        tracing::info!(authenticator = %answer.key_id, outcome = outcome.as_str_name(), "answered");
         Ok(Response::new(v1::SubmitAnswerReply { outcome: outcome.into(), next_nonce: self.nonce() }))
     }
 
@@ -134,7 +133,6 @@ impl Authenticators for Services {
     ) -> Result<Response<v1::UnenrolReply>, Status> {
         let call = envelope("call", request.into_inner().call)?;
         self.enrol.unenrol(&call).await.map_err(|error| self.phone(error))?;
-        tracing::info!(authenticator = %call.key_id, "unenrolled itself");
         Ok(Response::new(v1::UnenrolReply {}))
     }
 }

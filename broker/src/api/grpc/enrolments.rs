@@ -80,7 +80,6 @@ impl Enrolments for Services {
             fields.parse("authenticator_id", &request.authenticator_id);
         let authenticator = fields.done(authenticator)?;
         self.enrol.revoke(account, authenticator, caller.id).await.map_err(enroller)?;
-        tracing::info!(%authenticator, relying_party = %caller.id, "revoked");
         Ok(Response::new(v1::RevokeAuthenticatorReply {}))
     }
 }
