@@ -1,9 +1,12 @@
 //! Puts the rooms together, and takes them apart again in the right order.
 
-use std::{sync::Arc, time::Duration};
+use std::{collections::HashMap, convert::Infallible, sync::Arc, time::Duration};
 
 use countersign_domain::account::Effect;
-use tokio::{sync::mpsc, task::JoinHandle};
+use tokio::{
+    sync::mpsc,
+    task::{AbortHandle, Id, JoinSet},
+};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
@@ -21,7 +24,7 @@ use crate::{
     enrol::Enrol,
     entropy::Entropy,
     keys::Keys,
-    log::EventLog,
+    log::{EventLog, ReadError},
     projection::Follower,
     push::{self, Pusher, SetupError, apns, fcm},
     signin::{
@@ -56,9 +59,9 @@ pub struct Broker {
     stopping: CancellationToken,
     log: Arc<dyn EventLog>,
     pusher: Arc<Pusher<crate::signin::dispatch::Push>>,
-    servers: Vec<JoinHandle<()>>,
-    follower: JoinHandle<()>,
-    others: Vec<JoinHandle<()>>,
+    servers: Tasks<Infallible>,
+    workers: Tasks<ReadError>,
+    follower: AbortHandle,
     patience: Duration,
     /// The public address, with the port that was chosen where the configuration leaves it open.
     pub public: std::net::SocketAddr,
@@ -76,6 +79,32 @@ pub enum Error {
     /// The log.
     #[error(transparent)]
     Log(#[from] decider::Error),
+}
+
+/// Why a broker does not go on by itself: somebody who waits at a login would wait in vain.
+#[derive(Debug, thiserror::Error)]
+pub enum Ended {
+    /// Nobody is told any more what happens.
+    #[error("the log cannot be followed: {0}")]
+    Unfollowed(ReadError),
+    /// A mistake in the program.
+    #[error("{task}: {problem}")]
+    Panicked {
+        /// What it did.
+        task: &'static str,
+        /// What it said.
+        problem: String,
+    },
+    /// What should go on as long as the broker does has come to its end.
+    #[error("the broker's tasks have ended")]
+    Finished,
+}
+
+/// Tasks that go on as long as the broker does, each with its name.
+#[derive(Debug)]
+struct Tasks<E> {
+    running: JoinSet<Result<(), E>>,
+    names: HashMap<Id, &'static str>,
 }
 
 impl Broker {
@@ -118,8 +147,7 @@ impl Broker {
         let (reports, told) = Reports::new(sign_in.clone());
         let pusher = Arc::new(pusher(config, reports, &clock, &entropy)?);
         let (expire, due) = mpsc::channel(EFFECTS_WAITING_MAX);
-        let dispatcher = 
-            Dispatcher::new(sign_in.clone(), Arc::clone(&pusher), expire.clone(), pushes_max(config));
+        let dispatcher = Dispatcher::new(sign_in.clone(), Arc::clone(&pusher), expire, pushes_max(config));
 
         let services = Services {
             enrol: Enrol::new(sign_in.clone(), config.public_url.trim_end_matches('/').to_owned()),
@@ -144,40 +172,80 @@ impl Broker {
 
         let connections = config.limits.connections.get();
         let server = Server::new(services.public().await, connections, stopping.clone());
-        let servers = vec![
-            tokio::spawn(server.tcp(public, tls, patience)),
-            tokio::spawn(admin.serve(administration.router(), stopping.clone(), patience)),
-        ];
-        let follower = tokio::spawn(async move {
-            if let Err(error) = follower.run().await {
-                tracing::error!(%error, "the log cannot be followed");
-            }
-        });
-        let others =
-            vec![tokio::spawn(dispatcher.run(to_do, told)), tokio::spawn(expiry::run(sign_in, due, expire))];
-        Ok(Self { stopping, log, pusher, servers, follower, others, patience, public: address })
+        let mut servers = Tasks::default();
+        servers.spawn("the public listener", going_on(server.tcp(public, tls, patience)));
+        let admin = admin.serve(administration.router(), stopping.clone(), patience);
+        servers.spawn("the listener of administration", going_on(admin));
+        let mut workers = Tasks::default();
+        let follower = workers.spawn("the follower of the log", follower.run());
+        workers.spawn("the dispatcher of pushes", going_on(dispatcher.run(to_do, told)));
+        workers.spawn("the expiry", going_on(expiry::run(sign_in, due, expiry::CONCURRENT_MAX)));
+        Ok(Self { stopping, log, pusher, servers, workers, follower, patience, public: address })
+    }
+
+    /// Waits until the broker does not go on any more, and says why. It should be stopped then.
+    pub async fn ended(&mut self) -> Ended {
+        tokio::select! {
+            why = self.workers.ended() => why.unwrap_or_else(Ended::Unfollowed),
+            why = self.servers.ended() => why.unwrap_or_else(|never| match never {}),
+        }
     }
 
     /// Takes no new approvals, tells waiting streams to go on elsewhere, sends what waits to be pushed, and leaves the
     /// log so that the next start knows that nothing is torn.
-    pub async fn stop(self) {
+    pub async fn stop(mut self) {
         self.stopping.cancel();
-        for server in self.servers {
-            let _ = server.await;
-        }
+        while self.servers.running.join_next().await.is_some() {}
         let given_up = self.pusher.drain(self.patience).await;
         if given_up > 0 {
             tracing::warn!(
                 given_up,
-                "pushes were not sent in time; those of approvals that still wait are sent at the next start"
+                "pushes were not sent in time; those of approvals that still wait, or ended lately, are sent at the next start"
             );
         }
         self.log.close().await;
-        let _ = self.follower.await;
-        for other in self.others {
-            other.abort();
-        }
+        // It keeps what it knows. The others end with the broker.
+        while !self.follower.is_finished() && self.workers.running.join_next().await.is_some() {}
     }
+}
+
+impl<E: Send + 'static> Tasks<E> {
+    fn spawn(
+        &mut self,
+        name: &'static str,
+        task: impl Future<Output = Result<(), E>> + Send + 'static,
+    ) -> AbortHandle {
+        let task = self.running.spawn(task);
+        self.names.insert(task.id(), name);
+        task
+    }
+
+    /// Waits for the first that fails. One that ends without a word ended because another did, which is waited for.
+    async fn ended(&mut self) -> Result<Ended, E> {
+        while let Some(ended) = self.running.join_next().await {
+            match ended {
+                Ok(Ok(())) => {}
+                Ok(Err(error)) => return Err(error),
+                Err(error) => {
+                    let task = self.names.get(&error.id()).copied().unwrap_or_default();
+                    return Ok(Ended::Panicked { task, problem: error.to_string() });
+                }
+            }
+        }
+        Ok(Ended::Finished)
+    }
+}
+
+impl<E: 'static> Default for Tasks<E> {
+    fn default() -> Self {
+        Self { running: JoinSet::new(), names: HashMap::new() }
+    }
+}
+
+/// A task that cannot fail.
+async fn going_on<E>(task: impl Future<Output = ()>) -> Result<(), E> {
+    task.await;
+    Ok(())
 }
 
 /// As many pushes as the queues hold, and no more that have left them and are not recorded.
@@ -236,3 +304,6 @@ fn pusher(
     let random: push::Random = Arc::new(move || u64::from_be_bytes(entropy.bytes()));
     Ok(Pusher::start(apns.into_iter().chain(fcm), &reports, &now, &random))
 }
+
+#[cfg(test)]
+mod tests;

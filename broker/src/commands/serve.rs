@@ -1,15 +1,15 @@
-//! `countersign serve`: the broker, until it is told to stop or its log can take nothing more.
+//! `countersign serve`: the broker, until it is told to stop, or cannot go on.
 
 use std::{io::Write as _, sync::Arc};
 
 use anyhow::{Context as _, bail};
 use countersign::{
-    broker::{Broker, Foundations},
+    broker::{Broker, Ended, Foundations},
     clock::SystemClock,
     config::Config,
     entropy::{Entropy, OsEntropy},
     keys,
-    log::{EventLog, LocalLog, LogConfig},
+    log::{EventLog, Fault, LocalLog, LogConfig},
     telemetry,
 };
 use tokio::signal::unix::{SignalKind, signal};
@@ -29,27 +29,42 @@ pub(crate) async fn run(file: &ConfigFile) -> anyhow::Result<()> {
         _ = interrupt.recv() => std::process::exit(0),
     };
     let log = Arc::clone(&foundations.log);
-    let broker = Broker::start(&config, foundations).await?;
+    let mut broker = Broker::start(&config, foundations).await?;
     tracing::info!(public = %broker.public, "serving");
     announce(&config, &broker);
 
-    let fault = tokio::select! {
-        _ = terminate.recv() => None,
-        _ = interrupt.recv() => None,
-        fault = log.stopped() => Some(fault),
+    let why = tokio::select! {
+        biased;
+        _ = terminate.recv() => Why::Told,
+        _ = interrupt.recv() => Why::Told,
+        // With the log everything else ends: this is the reason.
+        fault = log.stopped() => Why::LogStopped(fault),
+        ended = broker.ended() => Why::BrokerEnded(ended),
     };
-    match fault {
-        None => {
+    match why {
+        Why::Told => {
             tracing::info!("stopping");
             broker.stop().await;
             tracing::info!("stopped");
             Ok(())
         }
         // Nothing more can be acknowledged, and only a new start finds out what is on disk: no goodbyes.
-        Some(fault) => {
+        Why::LogStopped(fault) => {
             bail!("the log can acknowledge nothing more: {fault}; start again when the cause is mended")
         }
+        Why::BrokerEnded(ended) => {
+            tracing::error!(%ended, "stopping: nobody would be told any more what happens");
+            broker.stop().await;
+            bail!("{ended}; what is acknowledged is in the log: start again")
+        }
     }
+}
+
+/// Why the broker ends.
+enum Why {
+    Told,
+    LogStopped(Fault),
+    BrokerEnded(Ended),
 }
 
 /// Keys and log, which belong together.

@@ -29,3 +29,6 @@ impl Enrol {
         Self { sign_in, public_url }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,9 +1,9 @@
 //! The clock ends what nobody has answered. One task and one timer for all approvals and enrolments that are live.
 
-use std::{collections::BTreeSet, sync::Arc, time::Duration};
+use std::{collections::BTreeSet, time::Duration};
 
 use countersign_domain::{ApprovalId, Command, EnrolmentId, Timestamp, command::Refusal, limits};
-use tokio::sync::{Semaphore, mpsc};
+use tokio::{sync::mpsc, task::JoinSet};
 
 use super::{Error, SignIn};
 use crate::decider;
@@ -15,7 +15,7 @@ const NAP_MAX: Duration = Duration::from_secs(1);
 const RETRY_AFTER: Duration = Duration::from_secs(1);
 
 /// So many expiries are written at a time.
-const CONCURRENT_MAX: usize = 64;
+pub const CONCURRENT_MAX: usize = 64;
 
 /// What ends by itself.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -26,35 +26,41 @@ pub enum Due {
     Enrolment(EnrolmentId),
 }
 
-/// Ends what is due, until nobody can ask for it any more.
-pub async fn run(
-    sign_in: SignIn,
-    mut asked: mpsc::Receiver<(Timestamp, Due)>,
-    again: mpsc::Sender<(Timestamp, Due)>,
-) {
+/// Ends what is due, so many at a time, until nobody can ask for it any more. What is asked is taken in at once, however
+/// slow the log is: as many approvals and enrolments as live wait here, and in no channel.
+pub async fn run(sign_in: SignIn, mut asked: mpsc::Receiver<(Timestamp, Due)>, concurrent_max: usize) {
     let mut waiting = BTreeSet::new();
-    let places = Arc::new(Semaphore::new(CONCURRENT_MAX));
+    let mut writing = JoinSet::new();
+    let mut quiet_until = Timestamp::default();
     loop {
         let now = sign_in.clock.now();
-        while let Some(due) = next_due(&mut waiting, now) {
-            let Ok(place) = Arc::clone(&places).acquire_owned().await else { return };
-            let (sign_in, again) = (sign_in.clone(), again.clone());
-            tokio::spawn(async move {
-                match sign_in.end_overdue(due).await {
-                    Ok(()) => {}
-                    Err(error @ Error::Log(decider::Error::Undecidable { .. })) => {
-                        tracing::error!(?due, %error, "an expiry is left to a newer release");
-                    }
-                    Err(error) => {
-                        tracing::warn!(?due, %error, "could not record an expiry; it will be tried again");
-                        let _ = again.send((sign_in.clock.now().plus(RETRY_AFTER), due)).await;
+        while writing.len() < concurrent_max
+            && let Some(due) = next_due(&mut waiting, now)
+        {
+            let sign_in = sign_in.clone();
+            writing.spawn(async move { (due, sign_in.end_overdue(due).await) });
+        }
+        // Where there is no room, what is due waits for that.
+        let next = waiting.first().filter(|_| writing.len() < concurrent_max);
+        let nap = next.map_or(NAP_MAX, |(at, _): &(Timestamp, Due)| now.until(*at).min(NAP_MAX));
+        tokio::select! {
+            Some(written) = writing.join_next() => match written {
+                Ok((_, Ok(()))) => {}
+                Ok((due, Err(error @ Error::Log(decider::Error::Undecidable { .. })))) => {
+                    tracing::error!(?due, %error, "an expiry is left to a newer release");
+                }
+                Ok((due, Err(error))) => {
+                    let now = sign_in.clock.now();
+                    waiting.insert((now.plus(RETRY_AFTER), due));
+                    // A log that takes nothing refuses all of them.
+                    if quiet_until <= now {
+                        quiet_until = now.plus(RETRY_AFTER);
+                        let waiting = waiting.len();
+                        tracing::warn!(?due, %error, waiting, "could not record an expiry; it will be tried again");
                     }
                 }
-                drop(place);
-            });
-        }
-        let nap = waiting.first().map_or(NAP_MAX, |(at, _): &(Timestamp, Due)| now.until(*at).min(NAP_MAX));
-        tokio::select! {
+                Err(error) => tracing::error!(%error, "an expiry is left to the next start"),
+            },
             more = asked.recv() => match more {
                 Some(due) => { waiting.insert(due); }
                 None => return,

@@ -85,3 +85,6 @@ impl From<ReadError> for Error {
         Self::Log(error.into())
     }
 }
+
+#[cfg(test)]
+pub(crate) mod tests;

@@ -1,0 +1,322 @@
+//! The story with a log that is slow, full or gone, which no test by real processes can have at will.
+#![expect(clippy::disallowed_methods, reason = "tokio's paused clock is the time of these tests")]
+
+pub(crate) mod log;
+pub(crate) mod stage;
+
+use std::{
+    io::Write,
+    sync::{Arc, Mutex, atomic::Ordering},
+    time::Duration,
+};
+
+use countersign_domain::{
+    ApprovalId, AuthenticatorId, EnrolmentId, Event,
+    event::{ApprovalRefused, Context, EnrolmentEnd, RefusedBecause, Request, RevokedBy},
+    policy::Policy,
+    text::DisplayText,
+};
+use futures::future::{join_all, try_join_all};
+use serde_json::Value;
+use tokio::time::{advance, timeout};
+
+use self::stage::{ACCOUNT, RELYING_PARTY, Setting, Stage, a_while, answer, until};
+use super::{Error, expiry};
+use crate::{
+    decider::codec::delivery::{Delivery, DeliveryStep},
+    push::PushKind,
+};
+
+fn texts(phones: &[AuthenticatorId]) -> Vec<String> {
+    phones.iter().map(ToString::to_string).collect()
+}
+
+fn count(deliveries: &[Delivery], step: &DeliveryStep) -> usize {
+    deliveries.iter().filter(|one| one.step == *step).count()
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_is_due_while_the_disk_is_full_ends_when_there_is_room_however_much_it_is() {
+    const MANY: usize = 60;
+    let mut stage = Stage::set(Setting { expiries_waiting: 2, ..Setting::default() }).await;
+    tokio::spawn(expiry::run(stage.sign_in.clone(), stage.due.take().unwrap(), 2));
+    stage.account(1).await;
+    for _ in 0..MANY {
+        stage.request(None).await.unwrap();
+    }
+    let waiting = || stage.sign_in.models.index.live_approvals_count();
+    until(|| waiting() == MANY).await;
+    stage.log.inner.set_full(true);
+    advance(Policy::default().lifetime).await;
+    a_while().await;
+    assert_eq!(waiting(), MANY);
+    stage.log.inner.set_full(false);
+    until(|| waiting() == 0).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_acknowledgement_that_comes_many_times_at_once_is_one_event() {
+    let stage = Stage::new().await;
+    let phone = stage.account(1).await[0];
+    let id = stage.shown(1).await;
+    let account = stage.sign_in.accounts.load(ACCOUNT).await.unwrap();
+    let expires_at = account.approval(id).unwrap().issued.as_ref().unwrap().expires_at;
+    let token = stage.sign_in.keys.acknowledgements.token(id, phone, expires_at);
+    let say = |step| stage.sign_in.acknowledge(id, phone, &token, step);
+
+    try_join_all((0..600).map(|_| say(DeliveryStep::Delivered))).await.unwrap();
+    assert_eq!(count(&stage.deliveries().await, &DeliveryStep::Delivered), 1);
+
+    stage.log.inner.set_full(true);
+    let refused = join_all((0..3).map(|_| say(DeliveryStep::Opened))).await;
+    assert!(refused.iter().any(Result::is_err), "{refused:?}");
+    stage.log.inner.set_full(false);
+    say(DeliveryStep::Opened).await.unwrap();
+    // Somebody who goes away while it is written does not let another in.
+    let _ = timeout(Duration::ZERO, say(DeliveryStep::Opened)).await;
+    say(DeliveryStep::Opened).await.unwrap();
+    a_while().await;
+    assert_eq!(
+        count(&stage.deliveries().await, &DeliveryStep::Opened),
+        1,
+        "when it failed, it may be said again"
+    );
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_gives_up_while_the_account_is_read_leaves_no_place_on_the_board() {
+    let stage = Stage::new().await;
+    stage.account(1).await;
+    let never = ApprovalId::new(ACCOUNT, [9; 16]);
+    stage.log.hold_reads(true);
+    let watching = timeout(Duration::from_secs(1), stage.sign_in.watch(RELYING_PARTY, never, 0)).await;
+    assert!(watching.is_err(), "it reads");
+    let waiting = timeout(Duration::from_secs(1), stage.sign_in.ended(RELYING_PARTY, never)).await;
+    assert!(waiting.is_err(), "it reads");
+    assert!(stage.sign_in.models.approvals.is_empty());
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_phones_show_of_an_approval_that_ended_before_a_crash_is_replaced_after_it() {
+    let mut stage = Stage::new().await;
+    let phones = stage.account(3).await;
+    let answered = stage.shown(3).await;
+    stage.crash().await;
+    let approved =
+        Event::ApprovalApproved { approval: answered, answer: answer(phones[0]), user_verified: true };
+    stage.append(vec![approved]).await;
+
+    let mut stage = stage.next().await;
+    until(|| stage.phones.pushed(PushKind::Ended).len() >= 2).await;
+    a_while().await;
+    assert_eq!(stage.phones.pushed(PushKind::Ended), texts(&phones[1..]), "the one that answered knows");
+    assert!(stage.phones.pushed(PushKind::Challenge).is_empty());
+    stage.stop().await;
+
+    let mut stage = stage.next().await;
+    a_while().await;
+    assert!(stage.phones.pushed(PushKind::Ended).is_empty(), "after a stop nothing is done twice");
+    let expired = stage.shown(3).await;
+    stage.crash().await;
+    stage.append(vec![Event::ApprovalExpired { approval: expired }]).await;
+    advance(Duration::from_secs(10 * 60)).await;
+    let stage = stage.next().await;
+    a_while().await;
+    assert!(stage.phones.pushed(PushKind::Ended).is_empty(), "nobody looks at that any more");
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_phones_show_is_replaced_when_the_approval_ends() {
+    let stage = Stage::new().await;
+    let phones = stage.account(3).await;
+    let id = stage.shown(3).await;
+    stage
+        .append(vec![Event::ApprovalDenied { approval: id, answer: answer(phones[2]), reported: true }])
+        .await;
+    until(|| stage.phones.pushed(PushKind::Ended).len() >= 2).await;
+    a_while().await;
+    assert_eq!(stage.phones.pushed(PushKind::Ended), texts(&phones[..2]));
+}
+
+#[tokio::test(start_paused = true)]
+async fn no_more_pushes_go_out_than_may_wait_to_be_recorded() {
+    const MANY: usize = 10;
+    let stage = Stage::set(Setting { pushes_max: 4, ..Setting::default() }).await;
+    stage.account(1).await;
+    a_while().await;
+    stage.log.hold_deliveries(true);
+    for _ in 0..MANY {
+        stage.request(None).await.unwrap();
+    }
+    a_while().await;
+    assert_eq!(stage.phones.pushed(PushKind::Challenge).len(), 4);
+    stage.log.hold_deliveries(false);
+    a_while().await;
+    let deliveries = stage.deliveries().await;
+    let full = DeliveryStep::Failed { reason: "QUEUE_FULL".to_owned() };
+    assert_eq!((deliveries.len(), count(&deliveries, &full)), (MANY, MANY - 4), "{deliveries:?}");
+    stage.shown(1).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_target_that_died_is_known_to_be_dead_even_if_progress_cannot_be_recorded() {
+    let stage = Stage::new().await;
+    let phone = stage.account(1).await[0];
+    stage.phones.dead.store(true, Ordering::SeqCst);
+    stage.log.refuse_deliveries();
+    stage.request(None).await.unwrap();
+    a_while().await;
+    let account = stage.sign_in.accounts.load(ACCOUNT).await.unwrap();
+    assert!(account.authenticator(phone).unwrap().push_target_dead);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_full_broker_knows_the_approvals_that_stand() {
+    let stage = Stage::set(Setting { live_max: 1, ..Setting::default() }).await;
+    stage.account(1).await;
+    let first = stage.request(Some(1)).await.unwrap();
+    until(|| stage.sign_in.models.index.is_live(first.id)).await;
+    assert_eq!(stage.request(Some(1)).await.unwrap().id, first.id);
+    for key in [Some(2), None] {
+        assert_eq!(stage.request(key).await.unwrap_err(), Error::TooManyLive { waiting: 1 });
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn one_phone_that_cannot_be_recorded_keeps_no_push_from_the_next() {
+    let stage = Stage::new().await;
+    let phones = stage.account(3).await;
+    let died = |phone: AuthenticatorId| Event::PushTargetDied {
+        authenticator: phone,
+        target_hash: [0; 32],
+        reason: "Unregistered".to_owned(),
+    };
+    stage.append(vec![died(phones[0])]).await;
+    stage.log.refuse_deliveries();
+    stage.request(None).await.unwrap();
+    a_while().await;
+    assert_eq!(stage.phones.pushed(PushKind::Challenge), texts(&phones[1..]));
+}
+
+/// Where log lines go.
+#[derive(Debug, Clone, Default)]
+struct Lines(Arc<Mutex<Vec<u8>>>);
+
+impl Write for Lines {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        self.0.lock().unwrap().write(bytes)
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
+}
+
+impl Lines {
+    fn said(&self, message: &str) -> Vec<Value> {
+        let bytes = self.0.lock().unwrap();
+        let lines = std::str::from_utf8(&bytes).unwrap().lines();
+        let lines = lines.map(|line| serde_json::from_str::<Value>(line).unwrap());
+        lines.filter(|line| line["message"] == message).collect()
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn each_ending_is_one_line_with_the_approval_its_outcome_and_who() {
+    let lines = Lines::default();
+    let writer = lines.clone();
+    let subscriber = tracing_subscriber::fmt().json().flatten_event(true);
+    let _reading = tracing::subscriber::set_default(subscriber.with_writer(move || writer.clone()).finish());
+
+    let stage = Stage::new().await;
+    let phones = stage.account(2).await;
+    let mut live = Vec::new();
+    for _ in 0..7 {
+        live.push(stage.request(None).await.unwrap().id);
+    }
+    let by = phones[0];
+    let refused = Request {
+        approval: ApprovalId::new(ACCOUNT, [7; 16]),
+        relying_party: RELYING_PARTY,
+        application: DisplayText::recorded("Webmail"),
+        context: Context::default(),
+        session_binding: bytes::Bytes::from_static(&[0; 16]),
+        idempotency: None,
+        policy: Policy::default(),
+    };
+    let refused_id = refused.approval;
+    let endings = vec![
+        Event::ApprovalApproved { approval: live[0], answer: answer(by), user_verified: true },
+        Event::ApprovalDenied { approval: live[1], answer: answer(by), reported: false },
+        Event::ApprovalDenied { approval: live[2], answer: answer(by), reported: true },
+        Event::NumberWrong { approval: live[3], authenticator: by, answer_hash: [0; 32] },
+        Event::ApprovalExpired { approval: live[4] },
+        Event::ApprovalCancelled { approval: live[5], by: RELYING_PARTY },
+        Event::ApprovalSuperseded { approval: live[6], by: live[0] },
+        Event::ApprovalRefused(ApprovalRefused { request: refused, because: RefusedBecause::PushPaused }),
+    ];
+    for ending in endings {
+        stage.append(vec![ending]).await;
+    }
+    let expected = [
+        (live[0], "approved", Some(by), "INFO"),
+        (live[1], "denied", Some(by), "INFO"),
+        (live[2], "reported", Some(by), "WARN"),
+        (live[3], "wrong_number", Some(by), "WARN"),
+        (live[4], "expired", None, "INFO"),
+        (live[5], "cancelled", None, "INFO"),
+        (live[6], "superseded", None, "INFO"),
+        (refused_id, "refused", None, "INFO"),
+    ];
+    until(|| lines.said("approval ended").len() >= expected.len()).await;
+    let said = lines.said("approval ended");
+    assert_eq!(said.len(), expected.len(), "{said:?}");
+    for (line, (approval, outcome, authenticator, level)) in said.iter().zip(expected) {
+        assert_eq!(line["approval"], approval.to_string(), "{line}");
+        assert_eq!((&line["outcome"], &line["level"]), (&outcome.into(), &level.into()), "{line}");
+        assert_eq!(line["relying_party"], RELYING_PARTY.to_string(), "{line}");
+        assert_eq!(
+            line.get("authenticator"),
+            authenticator.map(|by| by.to_string().into()).as_ref(),
+            "{line}"
+        );
+    }
+    assert_eq!(said.last().unwrap()["because"], "push_paused");
+
+    let until_then = stage.sign_in.clock.now();
+    let enrolment = EnrolmentId::new(ACCOUNT, [9; 8]);
+    let relying_party = RevokedBy::RelyingParty(RELYING_PARTY);
+    stage
+        .append(vec![
+            Event::PushPaused { until: until_then },
+            Event::EnrolmentEnded { enrolment, reason: EnrolmentEnd::WrongNumber, answer_hash: None },
+            Event::PushTargetDied {
+                authenticator: by,
+                target_hash: [0; 32],
+                reason: "Unregistered".to_owned(),
+            },
+            Event::AuthenticatorRevoked { authenticator: phones[1], by: relying_party },
+        ])
+        .await;
+    // The other phone cannot be told of it by push.
+    let unpushed = "a notice was not pushed; the phone lists it";
+    until(|| !lines.said(unpushed).is_empty()).await;
+    let unpushed = &lines.said(unpushed)[0];
+    assert_eq!((&unpushed["reason"], &unpushed["level"]), (&"NO_PUSH_TARGET".into(), &"WARN".into()));
+    let one = |message| {
+        let said = lines.said(message);
+        assert_eq!(said.len(), 1, "{said:?}");
+        said[0].clone()
+    };
+    assert_eq!(one("push is paused after wrong numbers")["level"], "WARN");
+    let revoked = one("authenticator revoked");
+    assert_eq!(
+        (&revoked["by"], &revoked["authenticator"]),
+        (&"relying_party".into(), &phones[1].to_string().into())
+    );
+    let ended = lines.said("enrolment ended");
+    let outcomes: Vec<_> = ended.iter().map(|line| line["outcome"].as_str().unwrap()).collect();
+    assert_eq!(outcomes, ["active", "active", "wrong_number"]);
+    let everything = String::from_utf8(lines.0.lock().unwrap().clone()).unwrap();
+    assert!(!everything.contains("Alice") && !everything.contains("example.org"), "{everything}");
+}
