@@ -22,7 +22,8 @@ impl Lock {
     /// Locks the log in this folder.
     pub(crate) fn take(folder: &Path) -> Result<Self, StartError> {
         let path = folder.join(LOCK_NAME);
-        let file = OpenOptions::new().read(true).write(true).create(true).truncate(false).mode(0o600).open(&path);
+        let file =
+            OpenOptions::new().read(true).write(true).create(true).truncate(false).mode(0o600).open(&path);
         let file = file.map_err(|error| DiskError::new("open", &path, &error))?;
         match flock(&file, FlockOperation::NonBlockingLockExclusive) {
             Ok(()) => Ok(Self { _file: file }),

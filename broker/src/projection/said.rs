@@ -40,7 +40,7 @@ pub(super) fn event(account: AccountId, event: &Event, index: &Index) {
             tracing::info!(%enrolment, outcome = "active", %authenticator, "enrolment ended");
         }
         Event::EnrolmentEnded { enrolment, reason, .. } => enrolment_ended(*enrolment, *reason),
-        Event::AuthenticatorRevoked { authenticator, by } => revoked(*authenticator, *by),
+        Event::AuthenticatorRevoked { authenticator, by, .. } => revoked(*authenticator, *by),
         Event::PushTargetDied { authenticator, reason, .. } => {
             tracing::info!(%authenticator, reason, "the push target is dead");
         }

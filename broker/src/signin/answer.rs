@@ -253,7 +253,7 @@ fn own_trial<'a>(
     phone: &Authenticator,
     now: Timestamp,
 ) -> Option<(EnrolmentId, &'a SignedMessage)> {
-    let enrolment = account.enrolment(phone.enrolment).filter(|one| now < one.expires_at)?;
+    let enrolment = account.enrolment(phone.enrolment).filter(|one| !one.is_overdue(now))?;
     match &enrolment.stage {
         Stage::OnTrial { authenticator, question } if *authenticator == phone.id => {
             Some((enrolment.id, &question.challenge))

@@ -295,7 +295,7 @@ async fn each_ending_is_one_line_with_the_approval_its_outcome_and_who() {
                 target_hash: [0; 32],
                 reason: "Unregistered".to_owned(),
             },
-            Event::AuthenticatorRevoked { authenticator: phones[1], by: relying_party },
+            Event::AuthenticatorRevoked { authenticator: phones[1], by: relying_party, was_active: true },
         ])
         .await;
     // The other phone cannot be told of it by push.
