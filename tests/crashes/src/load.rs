@@ -41,7 +41,7 @@ pub struct Load {
 
 /// One who signs in again and again, and now and then begins an account.
 pub(crate) struct Worker {
-    login: LoginServer,
+    pub(crate) login: LoginServer,
     pub(crate) page: EnrollingPage,
     phones: Vec<(String, Arc<Phone>)>,
     pub(crate) targets: Vec<PushTarget>,

@@ -36,7 +36,8 @@ impl Worker {
     async fn newcomers_story(&self, account: &str, number: usize) -> Result<(), String> {
         let target = |at: usize| self.targets[(number + at) % self.targets.len()].clone();
         // Nobody has enrolled yet: refused, after a wait for the disk that leaves nothing in the log.
-        match until_answered(|| self.login.open(&SignIn::new(account, APPLICATION))).await {
+        let too_early = SignIn::new(account, APPLICATION);
+        match until_answered(|| self.login.open(&too_early)).await {
             Err(refusal) if refusal.reason() == Some("ACCOUNT_NOT_FOUND") => {}
             other => return Err(format!("a sign-in before anybody has enrolled: {other:?}")),
         }
