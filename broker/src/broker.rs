@@ -1,5 +1,7 @@
 //! Puts the rooms together, and takes them apart again in the right order.
 
+pub mod setup;
+
 use std::{collections::HashMap, convert::Infallible, sync::Arc, time::Duration};
 
 use countersign_domain::account::Effect;
@@ -13,7 +15,7 @@ use crate::{
     api::{
         auth::Authenticator,
         grpc::{Administration, Services},
-        listen::{self, Server, Tls},
+        listen::{self, Server},
     },
     clock::Clock,
     config::Config,
@@ -26,13 +28,15 @@ use crate::{
     keys::Keys,
     log::{EventLog, ReadError},
     projection::Follower,
-    push::{self, Pusher, SetupError, apns, fcm},
+    push::{self, Pusher},
     signin::{
         SignIn,
         dispatch::{Dispatcher, Reports},
         expiry,
     },
 };
+
+use setup::{Edge, Ports};
 
 /// What waits to be done about events: beyond that the follower waits, and with it those whom it would wake.
 const EFFECTS_WAITING_MAX: usize = 65_536;
@@ -73,9 +77,9 @@ pub enum Error {
     /// A listener.
     #[error(transparent)]
     Listen(#[from] listen::Error),
-    /// A push service's settings.
+    /// What the configuration names.
     #[error(transparent)]
-    Push(#[from] SetupError),
+    Setup(#[from] setup::Error),
     /// The log.
     #[error(transparent)]
     Log(#[from] decider::Error),
@@ -108,8 +112,14 @@ struct Tasks<E> {
 }
 
 impl Broker {
-    /// Starts everything: what was live is taken up, then callers are let in.
+    /// Reads what the configuration names, and starts everything.
     pub async fn start(config: &Config, on: Foundations) -> Result<Self, Error> {
+        let edge = Edge::read(config)?;
+        Self::start_at(config, on, edge, Ports::take(config).await?).await
+    }
+
+    /// Starts everything: what was live is taken up, then callers are let in.
+    pub async fn start_at(config: &Config, on: Foundations, edge: Edge, ports: Ports) -> Result<Self, Error> {
         let stopping = CancellationToken::new();
         let patience = Duration::from_secs(config.limits.drain_s);
         let Foundations { log, keys, clock, entropy } = on;
@@ -145,7 +155,7 @@ impl Broker {
             config.limits.live_approvals.get(),
         );
         let (reports, told) = Reports::new(sign_in.clone());
-        let pusher = Arc::new(pusher(config, reports, &clock, &entropy)?);
+        let pusher = Arc::new(pusher(edge.push, reports, &clock, &entropy));
         let (expire, due) = mpsc::channel(EFFECTS_WAITING_MAX);
         let dispatcher = Dispatcher::new(sign_in.clone(), Arc::clone(&pusher), expire, pushes_max(config));
 
@@ -162,20 +172,21 @@ impl Broker {
             log: Arc::clone(&log),
             entropy,
             clock,
+            issuing: Arc::default(),
             stopping: stopping.clone(),
         };
         // All that can fail has been done before the first caller is let in.
-        let tls = config.server.tls.as_ref().map(|tls| listen::tls(&Tls::from(tls))).transpose()?;
-        let public = listen::tcp(config.server.listen).await?;
+        let limits = config.limits.of_listener();
+        let admin_limits = listen::Limits { connections: ADMIN_CONNECTIONS_MAX, ..limits };
+        let admin = admin_listener(config, ports.admin, edge.admin_tls).await?;
+        let public = listen::listen(ports.public, "server.listen")?;
         let address = public.local_addr().unwrap_or(config.server.listen);
-        let admin = admin_listener(config).await?;
 
-        let connections = config.limits.connections.get();
-        let server = Server::new(services.public().await, connections, stopping.clone());
+        let server = Server::new(services.public().await, limits, stopping.clone());
+        let admin_server = Server::new(administration.router(), admin_limits, stopping.clone());
         let mut servers = Tasks::default();
-        servers.spawn("the public listener", going_on(server.tcp(public, tls, patience)));
-        let admin = admin.serve(administration.router(), stopping.clone(), patience);
-        servers.spawn("the listener of administration", going_on(admin));
+        servers.spawn("the public listener", going_on(server.tcp(public, edge.tls, patience)));
+        servers.spawn("the listener of administration", going_on(admin.serve(admin_server, patience)));
         let mut workers = Tasks::default();
         let follower = workers.spawn("the follower of the log", follower.run());
         workers.spawn("the dispatcher of pushes", going_on(dispatcher.run(to_do, told)));
@@ -266,43 +277,40 @@ enum AdminListener {
 const ADMIN_CONNECTIONS_MAX: usize = 64;
 
 impl AdminListener {
-    async fn serve(self, router: axum::Router, stopping: CancellationToken, patience: Duration) {
-        let server = Server::new(router, ADMIN_CONNECTIONS_MAX, stopping);
+    async fn serve(self, server: Server, patience: Duration) {
         match self {
             Self::Tcp(listener, tls) => server.tcp(listener, Some(tls), patience).await,
             Self::Unix(listener, path) => {
                 server.unix(listener, patience).await;
-                let _ = std::fs::remove_file(path);
+                listen::remove_socket(&path);
             }
         }
     }
 }
 
-async fn admin_listener(config: &Config) -> Result<AdminListener, listen::Error> {
-    match (&config.admin.socket, config.admin.listen, &config.admin.tls) {
-        (None, Some(listen), Some(tls)) => {
-            Ok(AdminListener::Tcp(listen::tcp(listen).await?, listen::tls(&Tls::from(tls))?))
-        }
-        (socket, ..) => {
-            let path = socket.clone().unwrap_or_default();
-            Ok(AdminListener::Unix(listen::unix(&path).await?, path))
-        }
+async fn admin_listener(
+    config: &Config,
+    port: Option<tokio::net::TcpSocket>,
+    tls: Option<tokio_rustls::TlsAcceptor>,
+) -> Result<AdminListener, listen::Error> {
+    if let (Some(port), Some(tls)) = (port, tls) {
+        return Ok(AdminListener::Tcp(listen::listen(port, "admin.listen")?, tls));
     }
+    let path = config.admin.socket.clone().unwrap_or_default();
+    Ok(AdminListener::Unix(listen::unix(&path).await?, path))
 }
 
 fn pusher(
-    config: &Config,
+    services: Vec<push::Service>,
     reports: Arc<Reports>,
     clock: &Arc<dyn Clock>,
     entropy: &Arc<dyn Entropy>,
-) -> Result<Pusher<crate::signin::dispatch::Push>, SetupError> {
-    let apns = config.push.apns.as_ref().map(apns::connect).transpose()?;
-    let fcm = config.push.fcm.as_ref().map(fcm::connect).transpose()?;
+) -> Pusher<crate::signin::dispatch::Push> {
     let (clock, entropy) = (Arc::clone(clock), Arc::clone(entropy));
     let reports: Arc<dyn push::Report<_>> = reports;
     let now: push::Clock = Arc::new(move || clock.now());
     let random: push::Random = Arc::new(move || u64::from_be_bytes(entropy.bytes()));
-    Ok(Pusher::start(apns.into_iter().chain(fcm), &reports, &now, &random))
+    Pusher::start(services, &reports, &now, &random)
 }
 
 #[cfg(test)]

@@ -3,19 +3,23 @@
 //! A variable `COUNTERSIGN__SECTION__KEY` takes the place of `key` in `[section]`. Relative paths are relative to the
 //! folder of the file.
 
+mod number;
+
 use std::{
-    fmt, fs, io,
+    collections::BTreeMap,
+    env, fmt, fs, io,
     net::SocketAddr,
     num::NonZeroUsize,
     path::{Path, PathBuf},
     time::Duration,
 };
 
-use countersign_domain::{limits, policy::Policy};
-use serde::Deserialize;
+use countersign_domain::policy::Policy;
+use serde::{Deserialize, Deserializer, de::Error as _};
 
+use self::number::number;
 use crate::{
-    api::listen::Tls,
+    api::listen::{self, Tls},
     push::{apns, fcm},
 };
 
@@ -45,6 +49,9 @@ pub struct Config {
     /// How the broker tells what it does.
     #[serde(default)]
     pub telemetry: Telemetry,
+    /// Where each value came from.
+    #[serde(skip)]
+    origin: Origin,
 }
 
 /// `[server]`
@@ -52,6 +59,7 @@ pub struct Config {
 #[serde(deny_unknown_fields)]
 pub struct Server {
     /// Address and port. Anything but loopback needs TLS.
+    #[serde(deserialize_with = "address")]
     pub listen: SocketAddr,
     /// TLS.
     pub tls: Option<ServerTls>,
@@ -76,6 +84,7 @@ pub struct Admin {
     /// The Unix socket. Whoever may open it may do everything: its mode is 0600.
     pub socket: Option<PathBuf>,
     /// Address and port; needs `tls`.
+    #[serde(default, deserialize_with = "some_address")]
     pub listen: Option<SocketAddr>,
     /// TLS with client certificates.
     pub tls: Option<AdminTls>,
@@ -108,7 +117,7 @@ pub struct Log {
     /// The folder of the log.
     pub folder: PathBuf,
     /// Bytes after which a journal segment is followed by the next: 4 KiB to 1 GiB.
-    #[serde(default = "segment_bytes")]
+    #[serde(default = "segment_bytes", deserialize_with = "number::<_, u64, 4_096, 1_073_741_824>")]
     pub segment_bytes: u64,
 }
 
@@ -121,12 +130,16 @@ fn segment_bytes() -> u64 {
 #[serde(deny_unknown_fields, default)]
 pub struct Approvals {
     /// Digits of the match number: 2 to 6.
+    #[serde(deserialize_with = "number::<_, u8, 2, 6>")]
     pub digits: u8,
     /// Seconds that the phone has, where the login server does not say: 15 to 300.
+    #[serde(deserialize_with = "number::<_, u64, 15, 300>")]
     pub lifetime_s: u64,
     /// Approvals of one account that may wait at a time: 1 to 20.
+    #[serde(deserialize_with = "number::<_, u32, 1, 20>")]
     pub waiting_max: u32,
     /// Requests for one account within five minutes: 1 to 1,000.
+    #[serde(deserialize_with = "number::<_, u32, 1, 1_000>")]
     pub requests_per_5_min: u32,
     /// Whether login servers may send place and browser as free text to phones.
     pub free_text: bool,
@@ -163,13 +176,28 @@ impl Approvals {
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Limits {
-    /// Connections to the public listener at a time.
+    /// Connections to the public listener at a time. Each is an open file; `serve` takes fewer where the operating
+    /// system does not allow so many.
+    #[serde(deserialize_with = "number::<_, NonZeroUsize, 1, 1_000_000>")]
     pub connections: NonZeroUsize,
+    /// Of them, those of one address (of IPv6, of one /64). A load balancer in front of the broker is one address.
+    #[serde(deserialize_with = "number::<_, NonZeroUsize, 1, 1_000_000>")]
+    pub connections_per_address: NonZeroUsize,
+    /// Calls of one connection at a time: a login server keeps one for each login that waits. 1 to 100,000.
+    #[serde(deserialize_with = "number::<_, u32, 1, 100_000>")]
+    pub streams_per_connection: u32,
+    /// Seconds that a caller has for the TLS handshake, then for its first request, and for each request to arrive
+    /// whole: 1 to 300.
+    #[serde(deserialize_with = "number::<_, u64, 1, 300>")]
+    pub request_s: u64,
     /// Approvals that may wait at a time, of all accounts.
+    #[serde(deserialize_with = "number::<_, NonZeroUsize, 1, 100_000_000>")]
     pub live_approvals: NonZeroUsize,
     /// Accounts whose state is kept in memory; the others are read from the log when they are needed.
+    #[serde(deserialize_with = "number::<_, NonZeroUsize, 1, 100_000_000>")]
     pub cached_accounts: NonZeroUsize,
     /// Seconds that a stop may take: for streams to end and pushes to be sent.
+    #[serde(deserialize_with = "number::<_, u64, 0, 3_600>")]
     pub drain_s: u64,
 }
 
@@ -178,9 +206,24 @@ impl Default for Limits {
         let count = |count| NonZeroUsize::new(count).expect("not zero");
         Self {
             connections: count(10_000),
+            connections_per_address: count(1_000),
+            streams_per_connection: 1_000,
+            request_s: 10,
             live_approvals: count(200_000),
             cached_accounts: count(100_000),
             drain_s: 10,
+        }
+    }
+}
+
+impl Limits {
+    /// Of the public listener.
+    pub fn of_listener(&self) -> listen::Limits {
+        listen::Limits {
+            connections: self.connections.get(),
+            connections_per_address: self.connections_per_address.get(),
+            streams_per_connection: self.streams_per_connection,
+            request_within: Duration::from_secs(self.request_s),
         }
     }
 }
@@ -221,15 +264,108 @@ pub enum LogFormat {
     Json,
 }
 
+/// Where the values of a configuration came from: the lines of its file, and variables of the environment.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Origin {
+    file: PathBuf,
+    lines: BTreeMap<String, usize>,
+    variables: Vec<String>,
+}
+
+/// Where a value came from.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Place {
+    /// This line of the file; none where the file does not say.
+    Line(PathBuf, Option<usize>),
+    /// A variable of the environment.
+    Variable(String),
+}
+
+impl Origin {
+    fn of(file: &Path, text: &str, variables: &Variables) -> Self {
+        let mut lines = BTreeMap::new();
+        if let Ok(document) = toml::de::DeTable::parse(text) {
+            lines_of(document.get_ref(), "", text, &mut lines);
+        }
+        Self { file: file.to_owned(), lines, variables: variables.keys().cloned().collect() }
+    }
+
+    /// Where the value of a key such as `server.listen` came from; for a key that nobody gave, where its section is.
+    pub fn place(&self, key: &str) -> Place {
+        let mut part = key;
+        loop {
+            if let Some(variable) = self.variables.iter().find(|one| is_or_is_in(&key_of(one), part)) {
+                return Place::Variable(variable.clone());
+            }
+            match (self.lines.get(part), part.rsplit_once('.')) {
+                (Some(line), _) => return Place::Line(self.file.clone(), Some(*line)),
+                (None, Some((section, _))) => part = section,
+                (None, None) => return Place::Line(self.file.clone(), None),
+            }
+        }
+    }
+}
+
+impl fmt::Display for Place {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Line(file, Some(line)) => write!(f, "{}:{line}", file.display()),
+            Self::Line(file, None) => write!(f, "{}", file.display()),
+            Self::Variable(name) => write!(f, "the variable {name}"),
+        }
+    }
+}
+
+fn is_or_is_in(key: &str, section: &str) -> bool {
+    key.strip_prefix(section).is_some_and(|rest| rest.is_empty() || rest.starts_with('.'))
+}
+
+/// The line of each key and each section.
+fn lines_of(table: &toml::de::DeTable<'_>, section: &str, text: &str, lines: &mut BTreeMap<String, usize>) {
+    for (name, value) in table {
+        let key = if section.is_empty() {
+            name.get_ref().to_string()
+        } else {
+            format!("{section}.{}", name.get_ref())
+        };
+        lines.insert(key.clone(), text[..name.span().start].matches('\n').count() + 1);
+        if let toml::de::DeValue::Table(inner) = value.get_ref() {
+            lines_of(inner, &key, text, lines);
+        }
+    }
+}
+
+/// The variables that stand above the file, by name.
+type Variables = BTreeMap<String, String>;
+
+const VARIABLE_PREFIX: &str = "COUNTERSIGN__";
+
+/// The variables of this process.
+fn variables() -> Variables {
+    let text = |text: std::ffi::OsString| text.to_string_lossy().into_owned();
+    let all = env::vars_os().map(|(name, value)| (text(name), text(value)));
+    all.filter(|(name, _)| name.starts_with(VARIABLE_PREFIX)).collect()
+}
+
+/// `server.listen` for `COUNTERSIGN__SERVER__LISTEN`.
+fn key_of(variable: &str) -> String {
+    variable.strip_prefix(VARIABLE_PREFIX).unwrap_or(variable).to_lowercase().replace("__", ".")
+}
+
 /// Why a configuration is not taken.
 #[derive(Debug)]
 pub enum Error {
+    /// There is no such file.
+    Missing {
+        /// Which.
+        file: PathBuf,
+    },
     /// The file cannot be read.
     Unreadable {
         /// Which.
         file: PathBuf,
         /// Why not.
-        source: io::Error,
+        reason: io::Error,
     },
     /// It is not TOML, or has a key or value that there is not.
     Form {
@@ -240,15 +376,15 @@ pub enum Error {
     },
     /// A variable of the environment has a key or value that there is not.
     Environment {
+        /// Which, where it is one alone.
+        variable: Option<String>,
         /// What is wrong.
         problem: String,
     },
     /// A value makes no sense.
     Value {
-        /// Which file.
-        file: PathBuf,
-        /// Its line, if it stands in the file.
-        line: Option<usize>,
+        /// Where it came from.
+        place: Place,
         /// Which key.
         key: &'static str,
         /// What is wrong, and what to do.
@@ -259,15 +395,21 @@ pub enum Error {
 impl fmt::Display for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Unreadable { file, source } => write!(f, "{}: cannot be read: {source}", file.display()),
+            Self::Missing { file } => write!(
+                f,
+                "{} is not there: name the configuration with --config or COUNTERSIGN_CONFIG (`countersign init` \
+                 writes one)",
+                file.display()
+            ),
+            Self::Unreadable { file, reason } => write!(f, "{}: cannot be read: {reason}", file.display()),
             Self::Form { file, problem } => write!(f, "{}: {}", file.display(), problem.trim_end()),
-            Self::Environment { problem } => write!(f, "environment (COUNTERSIGN__...): {problem}"),
-            Self::Value { file, line: Some(line), key, problem } => {
-                write!(f, "{}:{line}: {key}: {problem}", file.display())
+            Self::Environment { variable: Some(variable), problem } => {
+                write!(f, "the variable {variable}: {problem}")
             }
-            Self::Value { file, line: None, key, problem } => {
-                write!(f, "{}: {key}: {problem}", file.display())
+            Self::Environment { variable: None, problem } => {
+                write!(f, "the variables {VARIABLE_PREFIX}...: {problem}")
             }
+            Self::Value { place, key, problem } => write!(f, "{place}: {key} {problem}"),
         }
     }
 }
@@ -275,33 +417,68 @@ impl fmt::Display for Error {
 impl std::error::Error for Error {}
 
 impl Config {
-    /// Reads a file, and the environment over it.
+    /// Reads a file, and the environment over it. Of a folder, its `countersign.toml`.
     pub fn load(file: &Path) -> Result<Self, Error> {
-        let text =
-            fs::read_to_string(file).map_err(|source| Error::Unreadable { file: file.to_owned(), source })?;
-        Self::parse(&text, file, config::Environment::with_prefix("COUNTERSIGN"))
+        let file = &if file.is_dir() { file.join(FILE_NAME) } else { file.to_owned() };
+        let text = fs::read_to_string(file).map_err(|reason| match reason.kind() {
+            io::ErrorKind::NotFound => Error::Missing { file: file.to_owned() },
+            _ => Error::Unreadable { file: file.to_owned(), reason },
+        })?;
+        Self::parse(&text, file, &variables())
     }
 
-    fn parse(text: &str, file: &Path, environment: config::Environment) -> Result<Self, Error> {
+    fn parse(text: &str, file: &Path, variables: &Variables) -> Result<Self, Error> {
         // Strictly first: these errors know line and column.
         let _: Self = toml::from_str(text)
             .map_err(|error| Error::Form { file: file.to_owned(), problem: error.to_string() })?;
-        let environment = environment.prefix_separator("__").separator("__").try_parsing(true);
-        let mut config: Self = config::Config::builder()
-            .add_source(config::File::from_str(text, config::FileFormat::Toml))
-            .add_source(environment)
-            .build()
-            .and_then(config::Config::try_deserialize)
-            .map_err(|error| Error::Environment { problem: error.to_string() })?;
+        let mut config = Self::merged(text, variables).map_err(|error| {
+            // The one without which it would be well.
+            let guilty = variables.keys().find(|one| {
+                let mut others = variables.clone();
+                others.remove(*one);
+                Self::merged(text, &others).is_ok()
+            });
+            Error::Environment { variable: guilty.cloned(), problem: error.to_string() }
+        })?;
+        config.origin = Origin::of(file, text, variables);
         config.check().map_err(|(key, problem)| Error::Value {
-            file: file.to_owned(),
-            line: line_of(text, key),
+            place: config.origin.place(key),
             key,
             problem,
         })?;
         let folder = file.parent().unwrap_or(Path::new(""));
-        config.paths_mut().into_iter().for_each(|path| *path = folder.join(&*path));
+        config.paths_mut().into_iter().for_each(|(_, path)| *path = folder.join(&*path));
         Ok(config)
+    }
+
+    fn merged(text: &str, variables: &Variables) -> Result<Self, config::ConfigError> {
+        let variables = variables.iter().map(|(name, value)| (name.clone(), value.clone())).collect();
+        let environment = config::Environment::with_prefix("COUNTERSIGN")
+            .prefix_separator("__")
+            .separator("__")
+            .try_parsing(true)
+            .source(Some(variables));
+        config::Config::builder()
+            .add_source(config::File::from_str(text, config::FileFormat::Toml))
+            .add_source(environment)
+            .build()
+            .and_then(config::Config::try_deserialize)
+    }
+
+    /// The file that it was read from.
+    pub fn file(&self) -> &Path {
+        &self.origin.file
+    }
+
+    /// Where its values came from.
+    pub fn origin(&self) -> &Origin {
+        &self.origin
+    }
+
+    /// The key that names this file or folder.
+    pub fn key_of_path(&self, path: &Path) -> Option<&'static str> {
+        let mut config = self.clone();
+        config.paths_mut().into_iter().find(|(_, named)| named.as_path() == path).map(|(key, _)| key)
     }
 
     fn check(&self) -> Result<(), (&'static str, String)> {
@@ -336,50 +513,48 @@ impl Config {
             "needs [admin.tls] with client_ca_file: operators are known by their certificates",
         )?;
         rule(
-            (4_096..=1 << 30).contains(&self.log.segment_bytes),
-            "log.segment_bytes",
-            "must be 4,096 to 1,073,741,824",
-        )?;
-        let approvals = &self.approvals;
-        rule(limits::MATCH_NUMBER_DIGITS.contains(&approvals.digits), "approvals.digits", "must be 2 to 6")?;
-        rule(
-            limits::APPROVAL_LIFETIME.contains(&Duration::from_secs(approvals.lifetime_s)),
-            "approvals.lifetime_s",
-            "must be 15 to 300",
-        )?;
-        rule((1..=20).contains(&approvals.waiting_max), "approvals.waiting_max", "must be 1 to 20")?;
-        rule(
-            (1..=1_000).contains(&approvals.requests_per_5_min),
-            "approvals.requests_per_5_min",
-            "must be 1 to 1,000",
-        )?;
-        rule(
             self.telemetry.filter.parse::<tracing_subscriber::EnvFilter>().is_ok(),
             "telemetry.filter",
             "must be levels such as info, or countersign=debug,info",
         )
     }
 
-    fn paths_mut(&mut self) -> Vec<&mut PathBuf> {
-        let mut paths = vec![&mut self.keys.folder, &mut self.log.folder];
-        paths.extend(&mut self.admin.socket);
+    fn paths_mut(&mut self) -> Vec<(&'static str, &mut PathBuf)> {
+        let mut paths = vec![("keys.folder", &mut self.keys.folder), ("log.folder", &mut self.log.folder)];
+        paths.extend(self.admin.socket.as_mut().map(|socket| ("admin.socket", socket)));
         if let Some(tls) = &mut self.server.tls {
-            paths.extend([&mut tls.certificate_file, &mut tls.key_file]);
-            paths.extend(&mut tls.client_ca_file);
+            paths.push(("server.tls.certificate_file", &mut tls.certificate_file));
+            paths.push(("server.tls.key_file", &mut tls.key_file));
+            paths.extend(tls.client_ca_file.as_mut().map(|file| ("server.tls.client_ca_file", file)));
         }
         if let Some(tls) = &mut self.admin.tls {
-            paths.extend([&mut tls.certificate_file, &mut tls.key_file, &mut tls.client_ca_file]);
+            paths.push(("admin.tls.certificate_file", &mut tls.certificate_file));
+            paths.push(("admin.tls.key_file", &mut tls.key_file));
+            paths.push(("admin.tls.client_ca_file", &mut tls.client_ca_file));
         }
         if let Some(apns) = &mut self.push.apns {
-            paths.push(&mut apns.key_file);
-            paths.extend(&mut apns.ca_file);
+            paths.push(("push.apns.key_file", &mut apns.key_file));
+            paths.extend(apns.ca_file.as_mut().map(|file| ("push.apns.ca_file", file)));
         }
         if let Some(fcm) = &mut self.push.fcm {
-            paths.push(&mut fcm.service_account_file);
-            paths.extend(&mut fcm.ca_file);
+            paths.push(("push.fcm.service_account_file", &mut fcm.service_account_file));
+            paths.extend(fcm.ca_file.as_mut().map(|file| ("push.fcm.ca_file", file)));
         }
         paths
     }
+}
+
+/// The name of the file that `countersign init` writes.
+pub const FILE_NAME: &str = "countersign.toml";
+
+/// An address and port; what is something else is said in the configuration's words, not in Rust's.
+fn address<'de, D: Deserializer<'de>>(deserializer: D) -> Result<SocketAddr, D::Error> {
+    let text = String::deserialize(deserializer)?;
+    text.parse().map_err(|_| D::Error::custom("must be ADDRESS:PORT, such as 127.0.0.1:8443"))
+}
+
+fn some_address<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<SocketAddr>, D::Error> {
+    address(deserializer).map(Some)
 }
 
 impl From<&ServerTls> for Tls {
@@ -404,22 +579,6 @@ impl From<&AdminTls> for Tls {
     }
 }
 
-/// The line of a key such as `server.listen`, if it stands in the text.
-fn line_of(text: &str, key: &str) -> Option<usize> {
-    let document = toml::de::DeTable::parse(text).ok()?;
-    let mut table = document.get_ref();
-    let mut offset = None;
-    for part in key.split('.') {
-        let Some((name, value)) = table.get_key_value(part) else { break };
-        offset = Some(name.span().start);
-        match value.get_ref() {
-            toml::de::DeValue::Table(inner) => table = inner,
-            _ => break,
-        }
-    }
-    Some(text[..offset?].lines().count().max(1) + usize::from(text[..offset?].ends_with('\n')))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -439,8 +598,7 @@ folder = "/var/lib/countersign/log"
     fn parse(text: &str, variables: &[(&str, &str)]) -> Result<Config, String> {
         let variables =
             variables.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
-        let environment = config::Environment::with_prefix("COUNTERSIGN").source(Some(variables));
-        Config::parse(text, Path::new("/etc/countersign/countersign.toml"), environment)
+        Config::parse(text, Path::new("/etc/countersign/countersign.toml"), &variables)
             .map_err(|e| e.to_string())
     }
 
@@ -470,7 +628,10 @@ folder = "/var/lib/countersign/log"
             "{error}"
         );
         let error = parse(GOOD, &[("COUNTERSIGN__SERVER__LISEN", "x")]).unwrap_err();
-        assert!(error.contains("environment") && error.contains("lisen"), "{error}");
+        assert!(
+            error.contains("variable COUNTERSIGN__SERVER__LISEN:") && error.contains("`lisen`"),
+            "{error}"
+        );
     }
 
     #[test]
@@ -482,8 +643,70 @@ folder = "/var/lib/countersign/log"
             "{error}"
         );
         let error = parse(&format!("{GOOD}[approvals]\nlifetime_s = 5\n"), &[]).unwrap_err();
-        assert!(error.contains(":12: approvals.lifetime_s: must be 15 to 300"), "{error}");
+        assert!(
+            error.contains("line 12")
+                && error.contains("lifetime_s = 5")
+                && error.contains("must be a number, 15 to 300"),
+            "{error}"
+        );
         let error = parse(&GOOD.replace("socket = \"admin.sock\"", ""), &[]).unwrap_err();
-        assert!(error.contains(":5: admin: needs either a socket"), "{error}");
+        assert!(error.contains(":5: admin needs either a socket"), "{error}");
+    }
+
+    #[test]
+    fn a_value_of_the_environment_is_not_blamed_on_the_file() {
+        let error = parse(GOOD, &[("COUNTERSIGN__SERVER__LISTEN", "0.0.0.0:80")]).unwrap_err();
+        assert!(
+            error.starts_with("the variable COUNTERSIGN__SERVER__LISTEN: server.listen is not"),
+            "{error}"
+        );
+        let error = parse(GOOD, &[("COUNTERSIGN__APPROVALS__DIGITS", "7")]).unwrap_err();
+        assert!(
+            error.starts_with("the variable COUNTERSIGN__APPROVALS__DIGITS: ")
+                && error.contains("must be a number, 2 to 6"),
+            "{error}"
+        );
+        // The file gives a section of the same name, and the variable another key of it.
+        let error = parse(
+            &GOOD.replace("listen = \"127.0.0.1:8443\"", "listen = \"0.0.0.0:8443\""),
+            &[("COUNTERSIGN__LIMITS__DRAIN_S", "1")],
+        );
+        assert!(error.unwrap_err().contains("countersign.toml:4: server.listen is not"));
+    }
+
+    #[test]
+    fn a_value_of_the_wrong_form_is_told_what_the_form_is() {
+        let number = "must be a number, 2 to 6";
+        let address = "must be ADDRESS:PORT, such as 127.0.0.1:8443";
+        for (line, says) in [
+            ("[approvals]\ndigits = \"four\"", number),
+            ("[approvals]\ndigits = 300", number),
+            ("[approvals]\ndigits = -1", number),
+            ("[approvals]\ndigits = 2.5", number),
+            ("[limits]\nconnections = 0", "must be a number, 1 to 1,000,000"),
+        ] {
+            let error = parse(&format!("{GOOD}{line}\n"), &[]).unwrap_err();
+            assert!(error.contains("line 12") && error.contains(says), "{line}: {error}");
+        }
+        let error = parse(&GOOD.replace("127.0.0.1:8443\"\n[admin]", "8443\"\n[admin]"), &[]).unwrap_err();
+        assert!(error.contains("line 4") && error.contains(address), "{error}");
+        for (name, value, says) in [
+            ("COUNTERSIGN__SERVER__LISTEN", "localhost", address),
+            ("COUNTERSIGN__APPROVALS__DIGITS", "four", number),
+            ("COUNTERSIGN__APPROVALS__DIGITS", "-4", number),
+        ] {
+            let error = parse(GOOD, &[(name, value), ("COUNTERSIGN__LIMITS__DRAIN_S", "1")]).unwrap_err();
+            assert!(error.starts_with(&format!("the variable {name}: ")) && error.contains(says), "{error}");
+        }
+    }
+
+    #[test]
+    fn each_path_knows_its_key_and_each_key_its_place() {
+        let config = parse(GOOD, &[("COUNTERSIGN__LOG__FOLDER", "elsewhere")]).unwrap();
+        assert_eq!(config.key_of_path(Path::new("/etc/countersign/keys")), Some("keys.folder"));
+        assert_eq!(config.key_of_path(Path::new("/etc/countersign/other")), None);
+        assert_eq!(config.origin().place("keys.folder").to_string(), "/etc/countersign/countersign.toml:8");
+        assert_eq!(config.origin().place("log.folder").to_string(), "the variable COUNTERSIGN__LOG__FOLDER");
+        assert_eq!(config.origin().place("limits.drain_s"), Place::Line(config.file().to_owned(), None));
     }
 }

@@ -24,6 +24,7 @@ pub mod config;
 pub mod decider;
 pub mod enrol;
 pub mod entropy;
+pub mod key_file;
 pub mod keys;
 pub mod log;
 pub mod projection;

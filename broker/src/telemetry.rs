@@ -15,6 +15,8 @@ pub fn start(telemetry: &Telemetry) {
         LogFormat::Text => registry
             .with(
                 fmt::layer()
+                    // Nobody may be there any more to read of it: the broker goes on.
+                    .log_internal_errors(false)
                     .with_writer(std::io::stderr)
                     .with_ansi(std::io::stderr().is_terminal())
                     .with_target(false),
@@ -22,7 +24,12 @@ pub fn start(telemetry: &Telemetry) {
             .try_init(),
         LogFormat::Json => registry
             .with(
-                fmt::layer().json().flatten_event(true).with_writer(std::io::stderr).with_current_span(false),
+                fmt::layer()
+                    .json()
+                    .flatten_event(true)
+                    .log_internal_errors(false)
+                    .with_writer(std::io::stderr)
+                    .with_current_span(false),
             )
             .try_init(),
     };

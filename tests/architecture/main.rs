@@ -119,17 +119,18 @@ fn a_path_into_an_impure_room_is_found_however_it_is_written() {
 }
 
 /// What each room of the broker may know of the others.
-const ROOMS: [(&str, &[&str]); 14] = [
+const ROOMS: [(&str, &[&str]); 15] = [
     ("clock", &[]),
     ("entropy", &[]),
+    ("key_file", &[]),
     ("log", &[]),
-    ("push", &[]),
+    ("push", &["key_file"]),
     ("keys", &["clock", "entropy", "log"]),
     ("decider", &["clock", "entropy", "keys", "log"]),
     ("projection", &["decider", "log"]),
     ("signin", &["clock", "decider", "entropy", "keys", "log", "projection", "push"]),
     ("enrol", &["decider", "log", "projection", "signin"]),
-    ("api", &["clock", "decider", "enrol", "entropy", "log", "projection", "signin"]),
+    ("api", &["clock", "decider", "enrol", "entropy", "key_file", "log", "projection", "signin"]),
     ("config", &["api", "push"]),
     ("telemetry", &["config"]),
     // These put the rooms together, and nobody knows them: the program is a crate of its own.

@@ -180,19 +180,19 @@ async fn each_field_of_a_request_that_is_wrong_is_named() -> Result<()> {
         ("application", "registered", |request| request.application = "Payroll".to_owned()),
         ("application", "registered", |request| request.application = String::new()),
         ("application", "registered", |request| request.application = "webmail".to_owned()),
-        ("context.source_ip", "no IPv4 or IPv6", |request| {
+        ("context.source_ip", "not an IPv4 or IPv6", |request| {
             context(request).source_ip = "example.org".to_owned();
         }),
-        ("context.source_ip", "no IPv4 or IPv6", |request| {
+        ("context.source_ip", "not an IPv4 or IPv6", |request| {
             context(request).source_ip = "192.0.2.256".to_owned();
         }),
-        ("context.source_ip", "no IPv4 or IPv6", |request| {
+        ("context.source_ip", "not an IPv4 or IPv6", |request| {
             context(request).source_ip = "192.0.2.1:443".to_owned();
         }),
-        ("context.place", "free text is not allowed", |request| {
+        ("context.place", "is free text, which this broker", |request| {
             context(request).place = "Gothenburg".to_owned();
         }),
-        ("context.browser", "free text is not allowed", |request| {
+        ("context.browser", "is free text, which this broker", |request| {
             context(request).browser = "Firefox".to_owned();
         }),
         ("session_binding", "not 0", |request| request.session_binding = Bytes::new()),

@@ -5,6 +5,7 @@
 mod bad_answers;
 mod bad_input;
 mod callers;
+mod connections;
 mod damage;
 mod demo;
 mod enrolment;
@@ -12,6 +13,7 @@ mod first_sign_in;
 mod following;
 mod limits;
 mod log_command;
+mod operators;
 mod outcomes;
 mod push_faults;
 mod race;

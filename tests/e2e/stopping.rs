@@ -123,7 +123,23 @@ async fn no_second_broker_starts_on_the_same_log() -> Result<()> {
     world.enrol("alice", Service::Fcm, Algorithm::Ed25519).await?;
     let (status, said) = world.broker.start_in_vain()?;
     assert!(!status.success());
+    assert!(said.contains("a broker runs with this configuration already"), "{said}");
+    // With a socket and a port of its own, it is the log that says no.
+    let (socket, port) = (world.broker.home().join("other.sock"), countersign_tests::process::free_port()?);
+    let config = std::fs::read_to_string(world.broker.config_file())?;
+    let other = config.replace("\"admin.sock\"", &format!("\"{}\"", socket.display()));
+    let other = other.replace(&format!("127.0.0.1:{}", world.broker.port()), &format!("127.0.0.1:{port}"));
+    world.broker.edit_configuration(|_| other)?;
+    let (_, said) = world.broker.start_in_vain()?;
     assert!(said.contains("in use by another process"), "{said}");
+    // With a socket of its own alone, it is the port.
+    let other = config.replace("\"admin.sock\"", &format!("\"{}\"", socket.display()));
+    world.broker.edit_configuration(|_| other)?;
+    let (_, said) = world.broker.start_in_vain()?;
+    let port = world.broker.port();
+    let says =
+        format!("127.0.0.1:{port} is in use: is another broker running? Stop it, or change server.listen");
+    assert!(said.contains(&says) && !said.contains("os error"), "{said}");
     ask(&world.login, &world.sign_in("alice")).await?;
     Ok(())
 }

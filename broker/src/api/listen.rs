@@ -2,11 +2,15 @@
 //! server offers HTTP/2 alone.
 
 use std::{
+    collections::HashMap,
     fs, io,
-    net::SocketAddr,
-    os::unix::fs::PermissionsExt,
+    net::{IpAddr, Ipv6Addr, SocketAddr},
+    os::unix::fs::{FileTypeExt, PermissionsExt},
     path::{Path, PathBuf},
-    sync::Arc,
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
     time::Duration,
 };
 
@@ -23,25 +27,47 @@ use rustls::{
 };
 use tokio::{
     io::{AsyncRead, AsyncWrite},
-    net::{TcpListener, UnixListener},
-    sync::{OwnedSemaphorePermit, Semaphore},
+    net::{TcpListener, TcpSocket, UnixListener},
+    sync::{Notify, OwnedSemaphorePermit, Semaphore},
 };
 use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
 use tower::ServiceExt;
 
-/// Who has not finished the TLS handshake by then is let go.
-const HANDSHAKE_MAX: Duration = Duration::from_secs(10);
+use crate::key_file;
+
 /// A peer is asked for a sign of life after so much silence, and let go when it gives none for as long.
 const KEEP_ALIVE: Duration = Duration::from_secs(20);
-/// HTTP/1.1 headers must be complete by then.
-const HEADERS_MAX: Duration = Duration::from_secs(10);
 /// Bytes of one request's headers.
-const HEADER_BYTES_MAX: u32 = 16 * 1024;
-/// Streams of one connection: a login server keeps one for each login that waits.
-const STREAMS_MAX: u32 = 2_000;
+const HEADER_BYTES_MAX: u32 = 8 * 1024;
 /// Streams that a peer has reset and that are still being cleaned up (CVE-2023-44487, "rapid reset").
 const RESETS_MAX: usize = 50;
+/// Bytes that a peer may send on one stream before anybody has looked at them: a message of the public services fits.
+const STREAM_WINDOW_BYTES: u32 = 64 * 1024;
+/// The same on all streams of one connection.
+const CONNECTION_WINDOW_BYTES: u32 = 256 * 1024;
+/// Bytes that wait for a slow peer on one stream.
+const SEND_BYTES_MAX: usize = 64 * 1024;
+/// Messages of one connection that are received at a time; the others wait in the windows above. So what one
+/// connection can make the broker hold does not grow with its streams.
+const RECEIVED_AT_ONCE_MAX: usize = 64;
+/// Connections that the operating system keeps until they are accepted.
+const BACKLOG: u32 = 1_024;
+/// That an address has all its connections is said at most so often.
+const SAID_AGAIN_AFTER: Duration = Duration::from_secs(60);
+
+/// What bounds the connections of a listener.
+#[derive(Debug, Clone, Copy)]
+pub struct Limits {
+    /// At a time.
+    pub connections: usize,
+    /// Of them, those of one address (of IPv6, of one /64: what one household or server has).
+    pub connections_per_address: usize,
+    /// Streams of one connection: a login server keeps one for each login that waits.
+    pub streams_per_connection: u32,
+    /// What a peer has for the TLS handshake, then for its first request, and for the headers and the message of each.
+    pub request_within: Duration,
+}
 
 /// Who is at the other end.
 #[derive(Debug, Clone, Copy, Default)]
@@ -52,17 +78,54 @@ pub struct Peer {
     pub certificate_hash: Option<[u8; 32]>,
 }
 
+/// How requests of one connection are received; with each of them.
+#[derive(Debug, Clone)]
+pub struct Receiving {
+    /// Their places.
+    pub places: Arc<Semaphore>,
+    /// What one has for arriving whole.
+    pub within: Duration,
+}
+
 /// Why a listener could not be made.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
+    /// Somebody else listens there.
+    #[error("{at} is in use: is another broker running? Stop it, or change {key}")]
+    InUse {
+        /// Where.
+        at: SocketAddr,
+        /// The key of the configuration that says so.
+        key: &'static str,
+    },
+    /// A broker answers on the socket.
+    #[error(
+        "a broker runs with this configuration already: it answers on {path}; stop it first, or give this one a \
+         configuration, keys and a log of its own", path = .path.display()
+    )]
+    Running {
+        /// The socket.
+        path: PathBuf,
+    },
+    /// Something stands where the socket should, and is not taken away: nobody said that it may be.
+    #[error(
+        "{path}: is there already and is no socket: move it away, or change admin.socket", path = .path.display()
+    )]
+    NoSocket {
+        /// Where.
+        path: PathBuf,
+    },
     /// The operating system refused.
-    #[error("cannot listen on {at}: {source}")]
+    #[error("cannot listen on {at}: {reason}")]
     Listen {
         /// Where.
         at: String,
         /// Why not.
-        source: io::Error,
+        reason: io::Error,
     },
+    /// The key cannot be read, or others could change it.
+    #[error(transparent)]
+    Key(#[from] key_file::Error),
     /// A certificate or key cannot be used.
     #[error("{path}: {problem}", path = .path.display())]
     Tls {
@@ -71,6 +134,17 @@ pub enum Error {
         /// What is wrong with it.
         problem: String,
     },
+}
+
+impl Error {
+    /// The file that it is about, where it is about one of TLS.
+    pub fn file(&self) -> Option<&Path> {
+        match self {
+            Self::Key(error) => Some(error.file()),
+            Self::Tls { path, .. } => Some(path),
+            Self::InUse { .. } | Self::Running { .. } | Self::NoSocket { .. } | Self::Listen { .. } => None,
+        }
+    }
 }
 
 /// Where TLS gets its certificate, and whose clients' certificates it takes.
@@ -90,17 +164,21 @@ pub struct Tls {
 #[derive(Debug)]
 pub struct Server {
     router: axum::Router,
+    limits: Limits,
     connections: Arc<Semaphore>,
+    addresses: Arc<Addresses>,
     stopping: CancellationToken,
     graceful: GracefulShutdown,
 }
 
 impl Server {
-    /// Serves this router to so many connections at a time, until told to stop.
-    pub fn new(router: axum::Router, connections_max: usize, stopping: CancellationToken) -> Self {
+    /// Serves this router within these limits, until told to stop.
+    pub fn new(router: axum::Router, limits: Limits, stopping: CancellationToken) -> Self {
         Self {
             router,
-            connections: Arc::new(Semaphore::new(connections_max)),
+            limits,
+            connections: Arc::new(Semaphore::new(limits.connections)),
+            addresses: Arc::default(),
             stopping,
             graceful: GracefulShutdown::new(),
         }
@@ -122,15 +200,19 @@ impl Server {
                     continue;
                 }
             };
+            let Some(visit) = self.addresses.enter(address.ip(), self.limits.connections_per_address) else {
+                continue;
+            };
+            let place = Place { _connection: place, _visit: Some(visit) };
             // A number and a yes are small: they must not wait for more to send.
             let _ = stream.set_nodelay(true);
             match tls.clone() {
                 None => self.serve(stream, Peer { address: Some(address), certificate_hash: None }, place),
                 Some(acceptor) => {
                     let connection = self.connection();
+                    let within = self.limits.request_within;
                     tokio::spawn(async move {
-                        let Ok(Ok(stream)) =
-                            tokio::time::timeout(HANDSHAKE_MAX, acceptor.accept(stream)).await
+                        let Ok(Ok(stream)) = tokio::time::timeout(within, acceptor.accept(stream)).await
                         else {
                             return;
                         };
@@ -157,7 +239,9 @@ impl Server {
                 () = self.stopping.cancelled() => break,
             };
             match accepted {
-                Ok((stream, _)) => self.serve(stream, Peer::default(), place),
+                Ok((stream, _)) => {
+                    self.serve(stream, Peer::default(), Place { _connection: place, _visit: None });
+                }
                 Err(error) => pause_after(&error).await,
             }
         }
@@ -174,10 +258,10 @@ impl Server {
     }
 
     fn connection(&self) -> Connection {
-        Connection { router: self.router.clone(), watcher: self.graceful.watcher() }
+        Connection { router: self.router.clone(), limits: self.limits, watcher: self.graceful.watcher() }
     }
 
-    fn serve<S>(&self, stream: S, peer: Peer, place: OwnedSemaphorePermit)
+    fn serve<S>(&self, stream: S, peer: Peer, place: Place)
     where
         S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     {
@@ -189,40 +273,135 @@ impl Server {
     }
 }
 
+/// What a connection takes up as long as it is there.
+struct Place {
+    _connection: OwnedSemaphorePermit,
+    _visit: Option<Visit>,
+}
+
+/// How many connections each address has.
+#[derive(Debug, Default)]
+struct Addresses {
+    connections: Mutex<HashMap<IpAddr, usize>>,
+    said: Arc<AtomicBool>,
+}
+
+/// One connection of an address.
+struct Visit {
+    addresses: Arc<Addresses>,
+    of: IpAddr,
+}
+
+impl Addresses {
+    /// None where the address has as many as it may.
+    fn enter(self: &Arc<Self>, address: IpAddr, most: usize) -> Option<Visit> {
+        let of = network(address);
+        let mut connections = self.connections.lock().unwrap_or_else(PoisonError::into_inner);
+        let count = connections.entry(of).or_default();
+        if *count < most {
+            *count += 1;
+            return Some(Visit { addresses: Arc::clone(self), of });
+        }
+        drop(connections);
+        self.say(of, most);
+        None
+    }
+
+    fn say(&self, address: IpAddr, most: usize) {
+        if self.said.swap(true, Ordering::Relaxed) {
+            return;
+        }
+        tracing::warn!(
+            %address,
+            most,
+            "an address has as many connections as it may (limits.connections_per_address): no more are taken from it"
+        );
+        let said = Arc::clone(&self.said);
+        tokio::spawn(async move {
+            tokio::time::sleep(SAID_AGAIN_AFTER).await;
+            said.store(false, Ordering::Relaxed);
+        });
+    }
+}
+
+impl Drop for Visit {
+    fn drop(&mut self) {
+        let mut connections = self.addresses.connections.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(count) = connections.get_mut(&self.of) {
+            *count -= 1;
+            if *count == 0 {
+                connections.remove(&self.of);
+            }
+        }
+    }
+}
+
+/// Whose an address is: of IPv6, everybody has 2^64 of them.
+fn network(address: IpAddr) -> IpAddr {
+    match address.to_canonical() {
+        IpAddr::V4(address) => address.into(),
+        IpAddr::V6(address) => Ipv6Addr::from_bits(address.to_bits() & (u128::MAX << 64)).into(),
+    }
+}
+
 /// One connection.
 struct Connection {
     router: axum::Router,
+    limits: Limits,
     watcher: hyper_util::server::graceful::Watcher,
 }
 
 impl Connection {
-    async fn serve<S>(self, stream: S, peer: Peer, place: OwnedSemaphorePermit)
+    async fn serve<S>(self, stream: S, peer: Peer, place: Place)
     where
         S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     {
         let router = self.router;
+        let called = Arc::new(Notify::new());
+        let receiving = Receiving {
+            places: Arc::new(Semaphore::new(RECEIVED_AT_ONCE_MAX)),
+            within: self.limits.request_within,
+        };
+        let first_call = Arc::clone(&called);
         let service = service_fn(move |mut request: Request<Incoming>| {
+            first_call.notify_one();
             request.extensions_mut().insert(peer);
+            request.extensions_mut().insert(receiving.clone());
             router.clone().oneshot(request)
         });
-        let builder = builder();
+        let builder = builder(self.limits);
         let connection = builder.serve_connection(TokioIo::new(stream), service).into_owned();
-        if let Err(error) = self.watcher.watch(connection).await {
-            tracing::debug!(peer = ?peer.address, %error, "connection ended");
+        tokio::select! {
+            ended = self.watcher.watch(connection) => if let Err(error) = ended {
+                tracing::debug!(peer = ?peer.address, %error, "connection ended");
+            },
+            () = never_called(&called, self.limits.request_within) => {
+                tracing::debug!(peer = ?peer.address, "no request came: connection closed");
+            }
         }
         drop(place);
     }
 }
 
-fn builder() -> auto::Builder<TokioExecutor> {
+/// Ends when nobody has called by then. hyper has no limit of its own on what comes before the first request.
+async fn never_called(called: &Notify, within: Duration) {
+    if tokio::time::timeout(within, called.notified()).await.is_ok() {
+        std::future::pending::<()>().await;
+    }
+}
+
+fn builder(limits: Limits) -> auto::Builder<TokioExecutor> {
     let mut builder = auto::Builder::new(TokioExecutor::new());
-    builder.http1().timer(TokioTimer::new()).header_read_timeout(HEADERS_MAX);
+    builder.http1().timer(TokioTimer::new()).header_read_timeout(limits.request_within);
     builder
         .http2()
         .timer(TokioTimer::new())
         .keep_alive_interval(KEEP_ALIVE)
         .keep_alive_timeout(KEEP_ALIVE)
-        .max_concurrent_streams(STREAMS_MAX)
+        .max_concurrent_streams(limits.streams_per_connection)
+        .initial_stream_window_size(STREAM_WINDOW_BYTES)
+        .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
+        .max_send_buf_size(SEND_BYTES_MAX)
         .max_header_list_size(HEADER_BYTES_MAX)
         .max_pending_accept_reset_streams(RESETS_MAX)
         .max_local_error_reset_streams(RESETS_MAX);
@@ -235,27 +414,59 @@ async fn pause_after(error: &io::Error) {
     tokio::time::sleep(Duration::from_millis(100)).await;
 }
 
-/// Listens on TCP.
-pub async fn tcp(at: SocketAddr) -> Result<TcpListener, Error> {
-    TcpListener::bind(at).await.map_err(|source| Error::Listen { at: at.to_string(), source })
+/// Takes an address, and lets nobody in yet: who calls is refused until somebody listens ([`listen`]).
+pub fn bind(at: SocketAddr, key: &'static str) -> Result<TcpSocket, Error> {
+    let failed = |reason: io::Error| match reason.kind() {
+        io::ErrorKind::AddrInUse => Error::InUse { at, key },
+        _ => Error::Listen { at: at.to_string(), reason },
+    };
+    let socket = if at.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }.map_err(failed)?;
+    // What the last broker's connections have left behind does not keep the next one out.
+    socket.set_reuseaddr(true).map_err(failed)?;
+    socket.bind(at).map_err(failed)?;
+    Ok(socket)
+}
+
+/// Lets callers in.
+pub fn listen(socket: TcpSocket, key: &'static str) -> Result<TcpListener, Error> {
+    let at = socket.local_addr().map_err(|reason| Error::Listen { at: key.to_owned(), reason })?;
+    socket.listen(BACKLOG).map_err(|reason| match reason.kind() {
+        io::ErrorKind::AddrInUse => Error::InUse { at, key },
+        _ => Error::Listen { at: at.to_string(), reason },
+    })
+}
+
+/// Whether a Unix socket can be made here: nothing stands there but, at most, a socket that nobody answers on.
+pub async fn unix_is_free(path: &Path) -> Result<(), Error> {
+    if is_socket(path)? && tokio::net::UnixStream::connect(path).await.is_ok() {
+        return Err(Error::Running { path: path.to_owned() });
+    }
+    Ok(())
+}
+
+/// Whether there is a socket; what is something else is an error.
+pub fn is_socket(path: &Path) -> Result<bool, Error> {
+    match fs::symlink_metadata(path) {
+        Ok(there) if there.file_type().is_socket() => Ok(true),
+        Ok(_) => Err(Error::NoSocket { path: path.to_owned() }),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
+        Err(reason) => Err(Error::Listen { at: path.display().to_string(), reason }),
+    }
 }
 
 /// Listens on a Unix socket that only its owner may use. One that a broker left behind is replaced; one that answers
-/// is not.
+/// is not, and neither is anything that is no socket.
 pub async fn unix(path: &Path) -> Result<UnixListener, Error> {
-    let failed = |source| Error::Listen { at: path.display().to_string(), source };
-    if path.exists() {
-        if tokio::net::UnixStream::connect(path).await.is_ok() {
-            return Err(failed(io::Error::new(io::ErrorKind::AddrInUse, "another broker answers there")));
-        }
-        fs::remove_file(path).map_err(failed)?;
-    }
+    let failed = |reason| Error::Listen { at: path.display().to_string(), reason };
+    unix_is_free(path).await?;
     // Made in a folder of its own that nobody else can enter, so that there is no moment at which others could connect.
     let folder = path.with_extension("making");
-    let _ = fs::remove_dir_all(&folder);
-    fs::create_dir(&folder).map_err(failed)?;
-    fs::set_permissions(&folder, fs::Permissions::from_mode(0o700)).map_err(failed)?;
     let made = folder.join("s");
+    // What a start that was cut short has left behind, and nothing else.
+    remove_socket(&made);
+    let _ = fs::remove_dir(&folder);
+    fs::create_dir(&folder).map_err(|reason| Error::Listen { at: folder.display().to_string(), reason })?;
+    fs::set_permissions(&folder, fs::Permissions::from_mode(0o700)).map_err(failed)?;
     let listener = UnixListener::bind(&made).map_err(failed)?;
     fs::set_permissions(&made, fs::Permissions::from_mode(0o600)).map_err(failed)?;
     fs::rename(&made, path).map_err(failed)?;
@@ -263,10 +474,18 @@ pub async fn unix(path: &Path) -> Result<UnixListener, Error> {
     Ok(listener)
 }
 
+/// Takes a socket away, and nothing but a socket.
+pub fn remove_socket(path: &Path) {
+    if is_socket(path).is_ok_and(|there| there) {
+        let _ = fs::remove_file(path);
+    }
+}
+
 /// TLS as configured.
 pub fn tls(tls: &Tls) -> Result<TlsAcceptor, Error> {
     let certificates = certificates(&tls.certificate_file)?;
-    let key = PrivateKeyDer::from_pem_file(&tls.key_file)
+    let key = key_file::read(&tls.key_file)?;
+    let key = PrivateKeyDer::from_pem_slice(&key)
         .map_err(|error| bad(&tls.key_file, format!("holds no private key in PEM: {error}")))?;
     let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
     let builder = ServerConfig::builder_with_provider(Arc::clone(&provider))
@@ -300,7 +519,8 @@ fn client_verifier(
 }
 
 fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, Error> {
-    let read = CertificateDer::pem_file_iter(path).and_then(Iterator::collect::<Result<Vec<_>, _>>);
+    let pem = fs::read(path).map_err(|error| bad(path, format!("cannot be read: {error}")))?;
+    let read: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(&pem).collect();
     let certificates = read.map_err(|error| bad(path, format!("cannot be read as PEM: {error}")))?;
     if certificates.is_empty() { Err(bad(path, "holds no certificate".to_owned())) } else { Ok(certificates) }
 }

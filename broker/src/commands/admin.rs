@@ -1,6 +1,11 @@
 //! `countersign relying-party` and `countersign credential`: what operators ask of a running broker.
 
-use std::{fs, io::Write as _, os::unix::fs::OpenOptionsExt, path::PathBuf};
+use std::{
+    fs,
+    io::Write as _,
+    os::unix::fs::OpenOptionsExt,
+    path::{Path, PathBuf},
+};
 
 use anyhow::Context as _;
 use clap::{Args, Subcommand, ValueEnum};
@@ -82,24 +87,34 @@ pub(crate) async fn relying_party(command: RelyingPartyCommand) -> anyhow::Resul
     match command {
         RelyingPartyCommand::Register(register) => {
             let Register { config, name, applications, realm } = register;
-            let mut broker = connect(&config.load()?).await?;
+            let config = config.load()?;
+            let mut broker = connect(&config).await?;
             let request = v1::RegisterRelyingPartyRequest { name, applications, realm };
             let registered =
                 broker.register_relying_party(request).await.map_err(|status| said(&status))?.into_inner();
             println!("{}", registered.relying_party_id);
             eprintln!("Registered. Next, one key for each thing that it does:");
             let id = &registered.relying_party_id;
-            let file = config.file.display();
-            eprintln!("  countersign credential issue --config {file} --relying-party {id} --scope sign-in");
-            eprintln!(
-                "  countersign credential issue --config {file} --relying-party {id} --scope enrolment"
+            let issue = format!(
+                "countersign credential issue --config {} --relying-party {id}",
+                config.file().display()
             );
+            eprintln!("  {issue} --scope sign-in --out sign-in.key");
+            eprintln!("  {issue} --scope enrolment --out enrolment.key");
         }
         RelyingPartyCommand::List { config } => {
-            let mut broker = connect(&config.load()?).await?;
+            let config = config.load()?;
+            let mut broker = connect(&config).await?;
             let request = v1::ListRelyingPartiesRequest {};
             let listed =
                 broker.list_relying_parties(request).await.map_err(|status| said(&status))?.into_inner();
+            if listed.relying_parties.is_empty() {
+                eprintln!(
+                    "None yet: countersign relying-party register --config {} --name 'My login' --application \
+                     'Webmail' --realm example.org",
+                    config.file().display()
+                );
+            }
             listed.relying_parties.iter().for_each(print);
         }
     }
@@ -130,36 +145,61 @@ fn print(one: &v1::RelyingParty) {
 
 pub(crate) async fn credential(command: CredentialCommand) -> anyhow::Result<()> {
     match command {
-        CredentialCommand::Issue(issue) => {
-            let mut broker = connect(&issue.config.load()?).await?;
-            let request = v1::IssueCredentialRequest {
-                relying_party_id: issue.relying_party.clone(),
-                scope: match issue.scope {
-                    Scope::SignIn => v1::CredentialScope::SignIn,
-                    Scope::Enrolment => v1::CredentialScope::Enrolment,
-                }
-                .into(),
-                client_certificate: certificate(&issue)?.into(),
-            };
-            let issued = broker.issue_credential(request).await.map_err(|status| said(&status))?.into_inner();
-            eprintln!("Issued {}.", issued.credential_id);
-            match (&issue.out, issued.api_key.as_str()) {
-                (_, "") => {}
-                (Some(file), key) => write_private(file, key)?,
-                (None, key) => {
-                    eprintln!("The API key follows on standard output. It is shown this once.");
-                    println!("{key}");
-                }
-            }
-        }
+        CredentialCommand::Issue(new) => issue(&new).await?,
         CredentialCommand::Revoke { config, credential } => {
             let mut broker = connect(&config.load()?).await?;
             let request = v1::RevokeCredentialRequest { credential_id: credential };
-            broker.revoke_credential(request).await.map_err(|status| said(&status))?;
+            broker.revoke_credential(request).await.map_err(|status| refused(&status))?;
             eprintln!("Revoked.");
         }
     }
     Ok(())
+}
+
+/// The file first, and the key into it: a key that cannot be written down is a good one that nobody has.
+async fn issue(new: &Issue) -> anyhow::Result<()> {
+    let config = new.config.load()?;
+    let request = v1::IssueCredentialRequest {
+        relying_party_id: new.relying_party.clone(),
+        scope: match new.scope {
+            Scope::SignIn => v1::CredentialScope::SignIn,
+            Scope::Enrolment => v1::CredentialScope::Enrolment,
+        }
+        .into(),
+        client_certificate: certificate(new)?.into(),
+    };
+    let mut broker = connect(&config).await?;
+    let file = new.out.as_deref().map(PrivateFile::make).transpose()?;
+    let issued = broker.issue_credential(request).await.map_err(|status| refused(&status))?.into_inner();
+    let id = &issued.credential_id;
+    match (file, issued.api_key.as_str()) {
+        (_, "") => eprintln!("Issued {id}: whoever shows the certificate is let in."),
+        (Some(file), key) => {
+            let path = file.path.display().to_string();
+            file.write(key).with_context(|| {
+                format!(
+                    "{path}: the key could not be written and is lost: countersign credential revoke {id}"
+                )
+            })?;
+            eprintln!("Issued {id}; the key is in {path}.");
+        }
+        (None, key) => {
+            eprintln!("Issued {id}. The API key follows on standard output. It is shown this once.");
+            println!("{key}");
+        }
+    }
+    Ok(())
+}
+
+/// What the broker says, and where ids come from if that is what is wrong.
+fn refused(status: &tonic::Status) -> anyhow::Error {
+    let said = said(status);
+    let about_ids = matches!(status.code(), tonic::Code::InvalidArgument | tonic::Code::NotFound);
+    if about_ids && [" id", "no such"].iter().any(|part| status.message().contains(part)) {
+        anyhow::anyhow!("{said} (`countersign relying-party list` shows them)")
+    } else {
+        said
+    }
 }
 
 fn certificate(issue: &Issue) -> anyhow::Result<Vec<u8>> {
@@ -175,14 +215,40 @@ fn certificate(issue: &Issue) -> anyhow::Result<Vec<u8>> {
 }
 
 /// A file that its owner alone can read, and that takes no other's place.
-pub(crate) fn write_private(file: &std::path::Path, secret: &str) -> anyhow::Result<()> {
-    let mut written = fs::OpenOptions::new()
-        .write(true)
-        .create_new(true)
-        .mode(0o600)
-        .open(file)
-        .with_context(|| format!("{}: cannot be made (the key is lost: revoke it)", file.display()))?;
-    writeln!(written, "{secret}")?;
-    written.sync_all()?;
-    Ok(())
+pub(crate) fn write_private(file: &Path, secret: &str) -> anyhow::Result<()> {
+    PrivateFile::make(file)?.write(secret)
+}
+
+/// The same while it is empty: it goes again unless something is written into it.
+struct PrivateFile {
+    path: PathBuf,
+    open: fs::File,
+    written: bool,
+}
+
+impl PrivateFile {
+    fn make(path: &Path) -> anyhow::Result<Self> {
+        let open = fs::OpenOptions::new()
+            .write(true)
+            .create_new(true)
+            .mode(0o600)
+            .open(path)
+            .with_context(|| format!("{}: cannot be made", path.display()))?;
+        Ok(Self { path: path.to_owned(), open, written: false })
+    }
+
+    fn write(mut self, secret: &str) -> anyhow::Result<()> {
+        writeln!(self.open, "{secret}")?;
+        self.open.sync_all()?;
+        self.written = true;
+        Ok(())
+    }
+}
+
+impl Drop for PrivateFile {
+    fn drop(&mut self) {
+        if !self.written {
+            let _ = fs::remove_file(&self.path);
+        }
+    }
 }

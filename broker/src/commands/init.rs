@@ -28,22 +28,52 @@ pub(crate) struct Options {
 
 pub(crate) fn run(options: &Options) -> anyhow::Result<()> {
     let file = make(&options.dir, &options.public_url, options.listen)?;
-    let shown = file.display();
-    println!("Made {shown} and the keys in {}.", options.dir.join("keys").display());
+    println!("Made {} and the keys in {}.", file.display(), options.dir.join("keys").display());
     println!();
     println!("The keys and the log are all that this broker is: back up both, the keys apart from the log.");
     println!();
     println!("Next:");
-    println!("  1. Say in {shown} how phones are reached: [push.apns], [push.fcm].");
-    println!("  2. countersign config check --config {shown}");
-    println!("  3. countersign serve --config {shown}");
-    println!("  4. countersign relying-party register --config {shown} \\");
-    println!("       --name 'My login' --application 'Webmail' --realm example.org");
+    for (number, step) in steps(options, &file).iter().enumerate() {
+        println!("  {}. {step}", number + 1);
+    }
     Ok(())
+}
+
+/// From here to a sign-in.
+fn steps(options: &Options, file: &Path) -> Vec<String> {
+    let shown = file.display();
+    let mut steps = Vec::new();
+    if !options.listen.ip().is_loopback() {
+        steps.push(format!(
+            "Say in {shown} where certificate and key are: [server.tls]. Only loopback is served without."
+        ));
+    }
+    let issue = format!("countersign credential issue --config {shown} --relying-party ID");
+    let url = &options.public_url;
+    steps.extend([
+        format!("Say in {shown} how phones are reached: [push.apns], [push.fcm]."),
+        format!("countersign config check --config {shown}"),
+        format!("countersign serve --config {shown}"),
+        format!(
+            "countersign relying-party register --config {shown} \\\n       --name 'My login' --application 'Webmail' \
+             --realm example.org"
+        ),
+        format!("{issue} --scope sign-in --out sign-in.key"),
+        format!("{issue} --scope enrolment --out enrolment.key"),
+        format!(
+            "Try it: device-sim enrol --broker {url} --api-key-file enrolment.key --account alice, and device-sim phone \
+             with the code that it shows; then\n     device-sim login --broker {url} --api-key-file sign-in.key \
+             --application Webmail --account alice"
+        ),
+    ]);
+    steps
 }
 
 /// Writes configuration and keys; neither takes the place of another.
 pub(crate) fn make(dir: &Path, public_url: &str, listen: SocketAddr) -> anyhow::Result<PathBuf> {
+    if dir.exists() && !dir.is_dir() {
+        bail!("{}: is a file, not a folder", dir.display());
+    }
     fs::DirBuilder::new()
         .recursive(true)
         .mode(0o700)
@@ -67,8 +97,10 @@ pub(crate) fn make(dir: &Path, public_url: &str, listen: SocketAddr) -> anyhow::
 }
 
 fn template(public_url: &str, listen: SocketAddr) -> String {
+    // As TOML spells it, quotes and all.
+    let public_url = toml::Value::from(public_url).to_string();
     include_str!("countersign.toml")
-        .replace("http://127.0.0.1:8443", public_url)
+        .replace("\"http://127.0.0.1:8443\"", &public_url)
         .replace("127.0.0.1:8443\"  # listen", &format!("{listen}\""))
 }
 
@@ -95,5 +127,38 @@ mod tests {
         let before = fs::read(&file).unwrap();
         assert!(make(folder.path().join("b").as_path(), "http://127.0.0.1:1", listen).is_err());
         assert_eq!(fs::read(&file).unwrap(), before);
+    }
+
+    #[test]
+    fn an_address_is_written_as_toml_spells_it() {
+        let folder = tempfile::tempdir().unwrap();
+        let odd = "https://example.org/a\"b\\c";
+        let file = make(&folder.path().join("b"), odd, "127.0.0.1:9999".parse().unwrap()).unwrap();
+        assert_eq!(countersign::config::Config::load(&file).unwrap().public_url, odd);
+    }
+
+    #[test]
+    fn a_file_is_no_folder() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        let error = make(file.path(), "http://127.0.0.1:1", "127.0.0.1:1".parse().unwrap()).unwrap_err();
+        assert!(error.to_string().ends_with(": is a file, not a folder"), "{error}");
+    }
+
+    #[test]
+    fn the_steps_lead_to_a_sign_in_and_begin_with_tls_where_that_is_needed() {
+        let steps = |listen: &str| {
+            let options = Options {
+                dir: "b".into(),
+                public_url: "https://x.test".to_owned(),
+                listen: listen.parse().unwrap(),
+            };
+            steps(&options, Path::new("b/countersign.toml"))
+        };
+        let local = steps("127.0.0.1:1");
+        assert!(local[0].contains("[push.apns]") && local.last().unwrap().contains("device-sim login"));
+        assert!(
+            local.iter().filter(|step| step.contains("credential issue")).all(|step| step.contains("--out "))
+        );
+        assert!(steps("0.0.0.0:1")[0].contains("[server.tls]"));
     }
 }

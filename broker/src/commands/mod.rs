@@ -2,7 +2,9 @@
 
 pub(crate) mod admin;
 pub(crate) mod admin_client;
+pub(crate) mod check;
 pub(crate) mod demo;
 pub(crate) mod init;
 pub(crate) mod log;
+pub(crate) mod open_files;
 pub(crate) mod serve;

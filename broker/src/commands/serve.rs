@@ -4,33 +4,43 @@ use std::{io::Write as _, sync::Arc};
 
 use anyhow::{Context as _, bail};
 use countersign::{
-    broker::{Broker, Ended, Foundations},
+    broker::{
+        Broker, Ended, Foundations,
+        setup::{Ports, Setup},
+    },
     clock::SystemClock,
     config::Config,
     entropy::{Entropy, OsEntropy},
-    keys,
+    keys::{self, Keys},
     log::{EventLog, Fault, LocalLog, LogConfig},
     telemetry,
 };
 use tokio::signal::unix::{SignalKind, signal};
 
+use super::open_files;
 use crate::ConfigFile;
 
 pub(crate) async fn run(file: &ConfigFile) -> anyhow::Result<()> {
-    let config = file.load()?;
+    let mut config = file.load()?;
     telemetry::start(&config.telemetry);
+    open_files::fit(&mut config.limits)?;
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
 
+    // Whatever is wrong with the configuration is found before the log is touched.
+    let Setup { keys, edge } = Setup::read(&config)?;
+    let ports = Ports::take(&config).await?;
     let foundations = tokio::select! {
-        started = foundations(&config) => started.map_err(|error| super::log::with_hint(error, file))?,
+        started = on_keys(&config, keys) => started.map_err(|error| super::log::with_hint(error, file))?,
         // A rebuild of the store can take minutes. Nothing that is durable is lost by not waiting for it.
         _ = terminate.recv() => std::process::exit(0),
         _ = interrupt.recv() => std::process::exit(0),
     };
     let log = Arc::clone(&foundations.log);
-    let mut broker = Broker::start(&config, foundations).await?;
-    tracing::info!(public = %broker.public, "serving");
+    let mut broker = Broker::start_at(&config, foundations, edge, ports).await?;
+    if config.push.apns.is_none() && config.push.fcm.is_none() {
+        tracing::info!("no push service is configured: phones must ask for what waits");
+    }
     announce(&config, &broker);
 
     let why = tokio::select! {
@@ -69,8 +79,11 @@ enum Why {
 
 /// Keys and log, which belong together.
 pub(crate) async fn foundations(config: &Config) -> anyhow::Result<Foundations> {
-    let keys = keys::folder::load(&config.keys.folder)
-        .context("the keys cannot be used; `countersign init` makes those of a new broker")?;
+    let keys = keys::folder::load(&config.keys.folder)?;
+    on_keys(config, keys).await
+}
+
+async fn on_keys(config: &Config, keys: Keys) -> anyhow::Result<Foundations> {
     let log_config =
         LogConfig { segment_bytes: config.log.segment_bytes, ..LogConfig::new(&config.log.folder) };
     let new_id = (&OsEntropy as &dyn Entropy).bytes();
@@ -84,7 +97,15 @@ pub(crate) async fn foundations(config: &Config) -> anyhow::Result<Foundations> 
 
 /// One line on standard output for whoever started us: from now on callers are let in.
 fn announce(config: &Config, broker: &Broker) {
-    let scheme = if config.server.tls.is_some() { "https" } else { "http" };
-    println!("countersign serves {scheme}://{}", broker.public);
-    let _ = std::io::stdout().flush();
+    let at = if broker.public.ip().is_unspecified() {
+        // Nobody can call 0.0.0.0.
+        format!("{} on {}", config.public_url, broker.public)
+    } else {
+        let scheme = if config.server.tls.is_some() { "https" } else { "http" };
+        format!("{scheme}://{}", broker.public)
+    };
+    // Whoever has closed standard output does not want to know.
+    let mut stdout = std::io::stdout();
+    let _ = writeln!(stdout, "countersign serves {at}");
+    let _ = stdout.flush();
 }

@@ -20,14 +20,23 @@ use crate::entropy::Entropy;
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// The operating system refused.
-    #[error("{path}: {action}: {source}", path = .path.display())]
+    #[error("{path}: {action}: {reason}", path = .path.display())]
     Io {
         /// What was to be done.
         action: &'static str,
         /// With what.
         path: PathBuf,
         /// Why not.
-        source: io::Error,
+        reason: io::Error,
+    },
+    /// A key, or the whole folder, is not there.
+    #[error(
+        "{path}: is not there: restore it from the backup; without it what the log has sealed cannot be read",
+        path = .path.display()
+    )]
+    Missing {
+        /// Which.
+        path: PathBuf,
     },
     /// Somebody else could read or change the keys.
     #[error("{path}: its mode is {mode:04o}: others than its owner have access; run: chmod go-rwx '{path}'", path = .path.display())]
@@ -66,7 +75,15 @@ pub enum Error {
 impl Error {
     fn io(action: &'static str, path: &Path) -> impl FnOnce(io::Error) -> Self {
         let path = path.to_owned();
-        move |source| Self::Io { action, path, source }
+        move |reason| Self::Io { action, path, reason }
+    }
+
+    fn reading(path: &Path) -> impl FnOnce(io::Error) -> Self {
+        let path = path.to_owned();
+        move |reason| match reason.kind() {
+            io::ErrorKind::NotFound => Self::Missing { path },
+            _ => Self::Io { action: "cannot be read", path, reason },
+        }
     }
 }
 
@@ -124,7 +141,7 @@ pub fn load(folder: &Path) -> Result<Keys, Error> {
 
 /// Refuses what others than its owner can read or change.
 pub fn private(path: &Path) -> Result<(), Error> {
-    let metadata = fs::metadata(path).map_err(Error::io("cannot be read", path))?;
+    let metadata = fs::metadata(path).map_err(Error::reading(path))?;
     let mode = metadata.permissions().mode() & 0o7777;
     if mode & 0o077 != 0 {
         return Err(Error::Permissions { path: path.to_owned(), mode });
@@ -155,7 +172,7 @@ fn write(folder: &Path, kind: &'static str, secret: &[u8]) -> Result<(), Error> 
 fn read<const N: usize>(folder: &Path, kind: &'static str) -> Result<Zeroizing<[u8; N]>, Error> {
     let path = folder.join(kind);
     private(&path)?;
-    let line = Zeroizing::new(fs::read_to_string(&path).map_err(Error::io("cannot be read", &path))?);
+    let line = Zeroizing::new(fs::read_to_string(&path).map_err(Error::reading(&path))?);
     let malformed = || Error::Malformed { path: path.clone(), kind };
     let hex = line.trim_end().strip_prefix("countersign ").and_then(|rest| rest.strip_prefix(kind));
     let hex = hex.and_then(|rest| rest.strip_prefix(" v1 ")).ok_or_else(malformed)?;
@@ -203,6 +220,17 @@ mod tests {
             error.contains("sealing-key") && error.contains("0640") && error.contains("chmod go-rwx"),
             "{error}"
         );
+    }
+
+    #[test]
+    fn a_key_that_is_missing_is_named_with_what_it_is_needed_for() {
+        let folder = tempfile::tempdir().unwrap();
+        let keys = folder.path().join("keys");
+        create(&keys, &OsEntropy).unwrap();
+        fs::remove_file(keys.join("nonce-key")).unwrap();
+        let error = load(&keys).unwrap_err().to_string();
+        assert!(error.contains("nonce-key: is not there: restore it from the backup"), "{error}");
+        assert!(!error.contains("init"), "a new broker's keys are no help: {error}");
     }
 
     #[test]

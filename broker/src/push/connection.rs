@@ -60,7 +60,9 @@ impl Recipe {
             // Does nothing if somebody else was faster; without any, reqwest panics.
             let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
         }
-        let read = |file: &Path| Ok(Trusted { file: file.to_owned(), certificates: read_ca_file(file)? });
+        let read = |file: &Path| {
+            Ok::<_, SetupError>(Trusted { file: file.to_owned(), certificates: read_ca_file(file)? })
+        };
         Ok(Self { protocol, trusted: ca_file.map(read).transpose()? })
     }
 

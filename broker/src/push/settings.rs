@@ -2,9 +2,7 @@
 //! that one of them is wrong.
 
 use std::{
-    fmt, fs, io,
-    io::Read as _,
-    os::unix::fs::PermissionsExt as _,
+    fmt,
     path::{Path, PathBuf},
 };
 
@@ -12,32 +10,15 @@ use reqwest::{Certificate, Url};
 use serde::Deserialize;
 use zeroize::Zeroizing;
 
-/// Key and certificate files are a few kilobytes; what is longer is something else.
-const FILE_BYTES_MAX: u64 = 256 * 1024;
+use crate::key_file;
 
 /// Why a push service cannot be used as configured: names the file, and says what to do.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum SetupError {
-    /// A file cannot be read.
-    #[error("{}: cannot be read: {source}", file.display())]
-    Unreadable {
-        /// Which.
-        file: PathBuf,
-        /// Why.
-        source: io::Error,
-    },
-    /// A key file that others may change.
-    #[error(
-        "{}: others may write to this file (mode {mode:04o}), and so choose the key: `chmod go-w` it",
-        file.display()
-    )]
-    Writable {
-        /// Which.
-        file: PathBuf,
-        /// Its permissions.
-        mode: u32,
-    },
+    /// A file cannot be read, or others may change a key.
+    #[error(transparent)]
+    File(#[from] key_file::Error),
     /// A file holds something else than it should.
     #[error("{}: {problem}", file.display())]
     Unusable {
@@ -55,6 +36,15 @@ pub enum SetupError {
 }
 
 impl SetupError {
+    /// The file that it is about, where it is about one.
+    pub fn file(&self) -> Option<&Path> {
+        match self {
+            Self::File(error) => Some(error.file()),
+            Self::Unusable { file, .. } => Some(file),
+            Self::Tls { .. } => None,
+        }
+    }
+
     pub(super) fn unusable(file: &Path, problem: impl Into<String>) -> Self {
         Self::Unusable { file: file.to_owned(), problem: problem.into() }
     }
@@ -112,26 +102,14 @@ impl fmt::Debug for HttpsUrl {
     }
 }
 
-/// Reads a file with a private key in it.
-///
-/// One that others may write to is refused: whoever can put a key of theirs there can push in our name. One that
-/// everybody may read is only warned of: that is how Kubernetes mounts a secret unless told otherwise, and nobody
-/// else is in the container.
+/// Reads a file with a private key in it, if nobody else can change it.
 pub(super) fn read_key_file(file: &Path) -> Result<Zeroizing<Vec<u8>>, SetupError> {
-    let (bytes, mode) = read(file)?;
-    if mode & 0o022 != 0 {
-        return Err(SetupError::Writable { file: file.to_owned(), mode });
-    }
-    if mode & 0o004 != 0 {
-        let mode = format!("{mode:04o}");
-        tracing::warn!(file = %file.display(), mode, "every user of this machine may read a private key");
-    }
-    Ok(Zeroizing::new(bytes))
+    Ok(key_file::read(file)?)
 }
 
 /// Reads the certificate authorities that a service's certificate may come from.
 pub(super) fn read_ca_file(file: &Path) -> Result<Vec<Certificate>, SetupError> {
-    let (pem, _) = read(file)?;
+    let (pem, _) = key_file::read_any(file)?;
     let certificates = Certificate::from_pem_bundle(&pem).unwrap_or_default();
     if certificates.is_empty() {
         return Err(SetupError::unusable(
@@ -142,23 +120,12 @@ pub(super) fn read_ca_file(file: &Path) -> Result<Vec<Certificate>, SetupError> 
     Ok(certificates)
 }
 
-/// The content of a file, and who may read and write it.
-fn read(file: &Path) -> Result<(Vec<u8>, u32), SetupError> {
-    let unreadable = |source| SetupError::Unreadable { file: file.to_owned(), source };
-    let opened = fs::File::open(file).map_err(unreadable)?;
-    // Of the file that was opened, so that nothing changes between the check and the read.
-    let mode = opened.metadata().map_err(unreadable)?.permissions().mode() & 0o7777;
-    let mut bytes = Vec::new();
-    opened.take(FILE_BYTES_MAX + 1).read_to_end(&mut bytes).map_err(unreadable)?;
-    if bytes.len() as u64 > FILE_BYTES_MAX {
-        return Err(SetupError::unusable(file, format!("is longer than {FILE_BYTES_MAX} bytes")));
-    }
-    Ok((bytes, mode))
-}
-
 #[cfg(test)]
 mod tests {
-    use std::fs::Permissions;
+    use std::{
+        fs::{self, Permissions},
+        os::unix::fs::PermissionsExt as _,
+    };
 
     use super::*;
     use crate::push::connection::{Protocol, Recipe};
@@ -176,7 +143,7 @@ mod tests {
         for mode in [0o620, 0o602, 0o666, 0o777] {
             let (_folder, file) = file(b"key", mode);
             let error = read_key_file(&file).unwrap_err();
-            assert!(matches!(error, SetupError::Writable { .. }), "{mode:o}: {error}");
+            assert!(matches!(error, SetupError::File(key_file::Error::Writable { .. })), "{mode:o}: {error}");
             let text = error.to_string();
             assert!(text.contains("a-file") && text.contains("chmod go-w"), "{text}");
         }

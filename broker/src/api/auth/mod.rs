@@ -50,11 +50,24 @@ pub enum Error {
     #[error("the credential is not good")]
     Invalid,
     /// Good, and for something else.
-    #[error("the credential is not for this service")]
-    Scope,
+    #[error("this credential is for {}; this call needs one for {}", scope_name(*granted), scope_name(*needed))]
+    Scope {
+        /// What it is good for.
+        granted: Scope,
+        /// What the call needs.
+        needed: Scope,
+    },
     /// The log cannot be read.
     #[error(transparent)]
     Log(#[from] decider::Error),
+}
+
+/// As operators issue it.
+pub(super) fn scope_name(scope: Scope) -> &'static str {
+    match scope {
+        Scope::SignIn => "sign-in",
+        Scope::Enrolment => "enrolment",
+    }
 }
 
 impl Authenticator {
@@ -70,7 +83,11 @@ impl Authenticator {
         let relying_party = self.relying_parties.load(id).await?;
         let granted = relying_party.authenticate(credential, &secret).ok_or(Error::Invalid)?;
         let registration = relying_party.registration().ok_or(Error::Invalid)?.clone();
-        if granted == scope { Ok(Caller { id, registration }) } else { Err(Error::Scope) }
+        if granted == scope {
+            Ok(Caller { id, registration })
+        } else {
+            Err(Error::Scope { granted, needed: scope })
+        }
     }
 
     fn credential(&self, shown: Shown<'_>) -> Result<(CredentialId, CredentialSecret), Error> {

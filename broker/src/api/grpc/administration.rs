@@ -16,7 +16,7 @@ use tonic::{Request, Response, Status};
 
 use super::{Administration, Updates, fields::Fields, messages, status};
 use crate::{
-    api::auth::api_key::ApiKey,
+    api::auth::{api_key::ApiKey, scope_name},
     decider::{self, Decided},
     log::{Entry, EntryStream, Position, StreamId},
 };
@@ -78,7 +78,9 @@ impl administration_server::Administration for Administration {
             match request.scope() {
                 v1::CredentialScope::SignIn => Ok(Scope::SignIn),
                 v1::CredentialScope::Enrolment => Ok(Scope::Enrolment),
-                v1::CredentialScope::Unspecified => Err("must be sign-in or enrolment"),
+                v1::CredentialScope::Unspecified => {
+                    Err("must be CREDENTIAL_SCOPE_SIGN_IN or CREDENTIAL_SCOPE_ENROLMENT")
+                }
             },
         );
         let certificate = &request.client_certificate;
@@ -90,6 +92,7 @@ impl administration_server::Administration for Administration {
         let made = (|| Some((owner?, scope?)))();
         let (owner, scope) = fields.done(made)?;
         let id = CredentialId::new(owner, self.entropy.bytes());
+        let _one_at_a_time = self.issuing.lock().await;
         let (secret, api_key) = if certificate.is_empty() {
             let key = ApiKey::new(id, self.entropy.bytes());
             (CredentialSecret::ApiKey(key.secret_hash()), key.expose().to_string())
@@ -101,7 +104,7 @@ impl administration_server::Administration for Administration {
             (CredentialSecret::ClientCertificate(hash), String::new())
         };
         self.decide(owner, Command::IssueCredential { id, scope, secret }).await?;
-        tracing::info!(credential = %id, ?scope, "issued");
+        tracing::info!(credential = %id, scope = scope_name(scope), "issued");
         Ok(Response::new(v1::IssueCredentialReply { credential_id: id.to_string(), api_key }))
     }
 

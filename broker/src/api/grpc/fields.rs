@@ -3,6 +3,7 @@
 use std::{net::IpAddr, time::Duration};
 
 use countersign_domain::{
+    ApprovalId, AuthenticatorId, CredentialId, RelyingPartyId,
     event::{Context, Idempotency, Identity},
     limits,
     text::{DisplayText, Realm},
@@ -14,9 +15,35 @@ use tonic::Status;
 use tonic_types::FieldViolation;
 
 use super::status;
-use crate::api::auth::Caller;
+use crate::{api::auth::Caller, log::StreamId};
 
-/// Collects what is wrong.
+/// What is told to whoever sends something else.
+pub(super) trait Named {
+    /// With its article.
+    const NAME: &str;
+}
+
+impl Named for RelyingPartyId {
+    const NAME: &str = "a relying party's id";
+}
+
+impl Named for CredentialId {
+    const NAME: &str = "a credential's id";
+}
+
+impl Named for ApprovalId {
+    const NAME: &str = "an approval's id";
+}
+
+impl Named for AuthenticatorId {
+    const NAME: &str = "an authenticator's id";
+}
+
+impl Named for StreamId {
+    const NAME: &str = "a stream of the log, such as account/ and 26 characters";
+}
+
+/// Collects what is wrong. Each problem reads on behind the field's name: "is ...", "must ...".
 #[derive(Debug, Default)]
 pub(super) struct Fields {
     violations: Vec<FieldViolation>,
@@ -43,12 +70,8 @@ impl Fields {
     }
 
     /// Something that is parsed from its text.
-    pub(super) fn parse<T: std::str::FromStr<Err: ToString>>(
-        &mut self,
-        field: &str,
-        text: &str,
-    ) -> Option<T> {
-        self.take(field, text.parse())
+    pub(super) fn parse<T: std::str::FromStr + Named>(&mut self, field: &str, text: &str) -> Option<T> {
+        self.take(field, text.parse().map_err(|_| format!("is not {}", T::NAME)))
     }
 
     /// A text to show.
@@ -85,8 +108,10 @@ impl Fields {
         let Some(context) = context else { return Some(Context::default()) };
         let source_ip = match context.source_ip.as_str() {
             "" => None,
-            text => self
-                .take("context.source_ip", text.parse::<IpAddr>().map_err(|_| "is no IPv4 or IPv6 address")),
+            text => self.take(
+                "context.source_ip",
+                text.parse::<IpAddr>().map_err(|_| "is not an IPv4 or IPv6 address"),
+            ),
         };
         let place = self.free_text("context.place", &context.place, free_text);
         let browser = self.free_text("context.browser", &context.browser, free_text);
@@ -97,7 +122,7 @@ impl Fields {
         if !text.is_empty() && !allowed {
             return self.take(
                 field,
-                Err("free text is not allowed by this broker's configuration (approvals.free_text)"),
+                Err("is free text, which this broker's configuration does not allow (approvals.free_text)"),
             );
         }
         self.take(field, DisplayText::parse_optional(text, limits::CONTEXT_CHARACTERS_MAX)).flatten()
@@ -135,7 +160,7 @@ impl Fields {
         let Some(lifetime) = lifetime else { return Some(None) };
         let allowed = limits::APPROVAL_LIFETIME;
         let problem = format!("must be {} s to {} s", allowed.start().as_secs(), allowed.end().as_secs());
-        let lifetime = Duration::try_from(*lifetime).ok().filter(|one| allowed.contains(one));
+        let lifetime = duration(lifetime).filter(|one| allowed.contains(one));
         self.take("lifetime", lifetime.ok_or(problem)).map(Some)
     }
 }
@@ -151,7 +176,37 @@ pub(super) fn max_wait(wait: Option<&prost_types::Duration>) -> Result<Duration,
     const LONGEST: Duration = Duration::from_secs(60);
     let Some(wait) = wait else { return Ok(Duration::from_secs(30)) };
     let mut fields = Fields::default();
-    let wait = Duration::try_from(*wait).ok().filter(|wait| *wait <= LONGEST);
+    let wait = duration(wait).filter(|wait| *wait <= LONGEST);
     let wait = fields.take("max_wait", wait.ok_or("must be 0 s to 60 s"));
     fields.done(wait)
+}
+
+/// A span of time, where it is none into the past. prost-types' own conversion negates what came, and i64::MIN has no
+/// opposite.
+fn duration(message: &prost_types::Duration) -> Option<Duration> {
+    let seconds = u64::try_from(message.seconds).ok()?;
+    let nanos = u32::try_from(message.nanos).ok().filter(|nanos| *nanos < 1_000_000_000)?;
+    Some(Duration::new(seconds, nanos))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_span_of_time_that_a_message_can_hold_is_more_than_refused() {
+        let odd = [i64::MIN, i64::MIN + 1, -1, 0, 1, 59, 60, 61, i64::MAX];
+        for seconds in odd {
+            for nanos in [i32::MIN, -1, 0, 999_999_999, 1_000_000_000, i32::MAX] {
+                let wait = prost_types::Duration { seconds, nanos };
+                let taken = max_wait(Some(&wait)).is_ok();
+                let fits = (0..60).contains(&seconds) && (0..1_000_000_000).contains(&nanos)
+                    || seconds == 60 && nanos == 0;
+                assert_eq!(taken, fits, "{wait:?}");
+                assert!(
+                    Fields::default().lifetime(Some(&wait)).is_none_or(|_| (15..=300).contains(&seconds))
+                );
+            }
+        }
+    }
 }

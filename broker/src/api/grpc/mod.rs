@@ -7,6 +7,7 @@ mod authenticators;
 mod enrolments;
 mod fields;
 mod messages;
+mod receive;
 mod status;
 
 use std::{pin::Pin, sync::Arc};
@@ -22,7 +23,7 @@ use tonic::{Request, Status};
 
 use super::{
     auth::{Authenticator, Caller, Shown},
-    listen::Peer,
+    listen::{Peer, Receiving},
 };
 use crate::{
     clock::Clock,
@@ -36,6 +37,9 @@ use crate::{
 
 /// Bytes of a request: an envelope with a payload of 16 KiB, and room for what may be added to messages.
 const REQUEST_BYTES_MAX: usize = 32 * 1024;
+
+/// The same for health and reflection: the name of a service, or of a symbol.
+const QUESTION_BYTES_MAX: usize = 4 * 1024;
 
 type Updates<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
 
@@ -73,7 +77,7 @@ impl Services {
         let limit = REQUEST_BYTES_MAX;
         router(
             tonic::service::Routes::from(axum::Router::new())
-                .add_service(health_service)
+                .add_service(health_service.max_decoding_message_size(QUESTION_BYTES_MAX))
                 .add_service(reflection(|file| !is_administration(file)))
                 .add_service(
                     v1::approvals_server::ApprovalsServer::new(self.clone()).max_decoding_message_size(limit),
@@ -132,6 +136,9 @@ pub struct Administration {
     pub entropy: Arc<dyn Entropy>,
     /// For nothing but the time.
     pub clock: Arc<dyn Clock>,
+    /// Held by who issues a credential: a certificate is good for one, and whether it is one already is looked up
+    /// before it is decided. One node has one of these; on several, the log itself would have to say no.
+    pub issuing: Arc<tokio::sync::Mutex<()>>,
     /// The broker is about to end.
     pub stopping: CancellationToken,
 }
@@ -139,7 +146,8 @@ pub struct Administration {
 impl Administration {
     /// The administration service, for its own listener.
     pub fn router(self) -> axum::Router {
-        let service = v1::administration_server::AdministrationServer::new(self);
+        let service = v1::administration_server::AdministrationServer::new(self)
+            .max_decoding_message_size(REQUEST_BYTES_MAX);
         router(
             tonic::service::Routes::from(axum::Router::new())
                 .add_service(reflection(is_administration))
@@ -163,6 +171,7 @@ fn reflection(
         .register_file_descriptor_set(FileDescriptorSet { file })
         .build_v1()
         .expect("each file's imports are there: those with services are imported by none but each other")
+        .max_decoding_message_size(QUESTION_BYTES_MAX)
 }
 
 fn is_administration(file: &FileDescriptorProto) -> bool {
@@ -174,7 +183,7 @@ fn is_administration(file: &FileDescriptorProto) -> bool {
 fn router(routes: tonic::service::Routes) -> axum::Router {
     let only_grpc = axum::middleware::from_fn(|request: axum::extract::Request, next: Next| async move {
         if is_grpc(&request) {
-            next.run(request).await
+            next.run(in_time(request)).await
         } else {
             no_grpc(http::StatusCode::UNSUPPORTED_MEDIA_TYPE)
         }
@@ -186,6 +195,14 @@ fn router(routes: tonic::service::Routes) -> axum::Router {
             no_grpc(http::StatusCode::NOT_FOUND)
         }
     })
+}
+
+/// Its message must come whole within what its connection allows.
+fn in_time(mut request: axum::extract::Request) -> axum::extract::Request {
+    match request.extensions_mut().remove::<Receiving>() {
+        Some(receiving) => request.map(|body| axum::body::Body::new(receive::Received::new(body, receiving))),
+        None => request,
+    }
 }
 
 fn is_grpc(request: &axum::extract::Request) -> bool {

@@ -168,7 +168,7 @@ pub(super) fn of_auth(error: auth::Error) -> Status {
     match error {
         auth::Error::Missing => make(Code::Unauthenticated, "CREDENTIAL_MISSING", text),
         auth::Error::Invalid => make(Code::Unauthenticated, "CREDENTIAL_INVALID", text),
-        auth::Error::Scope => make(Code::PermissionDenied, "SCOPE_MISSING", text),
+        auth::Error::Scope { .. } => make(Code::PermissionDenied, "SCOPE_MISSING", text),
         auth::Error::Log(error) => log(&error),
     }
 }
@@ -226,6 +226,10 @@ pub(super) fn invalid(violations: Vec<FieldViolation>) -> Status {
 
 pub(super) fn stopping() -> Status {
     retry(Code::Unavailable, "STOPPING", "this broker is stopping: go on with another", RETRY_ELSEWHERE)
+}
+
+pub(super) fn message_late() -> Status {
+    make(Code::DeadlineExceeded, "MESSAGE_LATE", "the message of the request did not come whole in time")
 }
 
 pub(super) fn unknown_method(path: &str) -> Status {
