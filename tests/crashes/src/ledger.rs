@@ -298,7 +298,9 @@ mod tests {
             Fact::PushTarget(phone.clone(), 2),
             Fact::Revoked(phone.clone()),
         ];
-        facts.into_iter().for_each(|fact| ledger.told(fact));
+        for fact in facts {
+            ledger.told(fact);
+        }
         assert_eq!(ledger.differences(&logged(&events)), Vec::<String>::new());
 
         for lost in [0, 1, 2, 4, 5] {

@@ -186,15 +186,14 @@ async fn control(options: &Options, random: &mut StdRng) -> Result<()> {
     stage.fs.faults().ignore_syncs(true);
     let ledger = Arc::new(Ledger::default());
     for number in 1..=options.rounds {
-        let noticed = match round(&mut stage, &ledger, Mode::Power, random).await {
-            Err(error) => match loss_in(&format!("{error:#}")) {
-                Some(loss) => Some(format!("the broker does not start: {loss}")),
-                None => return Err(error.context(format!("round {number} failed, and not for a loss"))),
-            },
-            Ok(_) => {
-                let wrong = ledger.compare(stage.world.broker.administration().await?).await?;
-                wrong.first().map(|first| format!("{} differences, such as {first}", wrong.len()))
-            }
+        let noticed = if let Err(error) = round(&mut stage, &ledger, Mode::Power, random).await {
+            let Some(loss) = loss_in(&format!("{error:#}")).map(str::to_owned) else {
+                return Err(error.context(format!("round {number} failed, and not for a loss")));
+            };
+            Some(format!("the broker does not start: {loss}"))
+        } else {
+            let wrong = ledger.compare(stage.world.broker.administration().await?).await?;
+            wrong.first().map(|first| format!("{} differences, such as {first}", wrong.len()))
         };
         if let Some(noticed) = noticed {
             println!("round {number}: without fsync, noticed: {noticed}");
@@ -208,7 +207,7 @@ async fn control(options: &Options, random: &mut StdRng) -> Result<()> {
 /// The line in which a broker that does not start says that its log has lost something.
 fn loss_in(error: &str) -> Option<&str> {
     let refused = error.split_once("the broker does not start")?.1;
-    let losses = ["it has lost entries", "cannot read on from position"];
+    let losses = ["it has lost entries", "cannot read on from position", "is empty, but"];
     refused.lines().find(|line| losses.iter().any(|loss| line.contains(loss))).map(str::trim)
 }
 
