@@ -25,6 +25,8 @@ enum Command {
     Login(commands::login::Args),
     /// Is the page that enrols a phone: shows the QR code, the code to type, and the trial's number.
     Enrol(commands::enrol::Args),
+    /// Many phones and logins at once: puts a load on a broker, checks every outcome, and reports.
+    Load(commands::load::Args),
 }
 
 #[tokio::main]
@@ -37,6 +39,7 @@ async fn main() -> ExitCode {
         Command::Phone(args) => commands::phone::run(args).await,
         Command::Login(args) => commands::login::run(args).await,
         Command::Enrol(args) => commands::enrol::run(args).await,
+        Command::Load(args) => commands::load::run(args).await,
     };
     ended.unwrap_or_else(|error| {
         eprintln!("device-sim: {}", commands::terminal::in_full(&error));

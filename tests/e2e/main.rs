@@ -12,6 +12,7 @@ mod enrolment;
 mod first_sign_in;
 mod following;
 mod limits;
+mod load;
 mod log_command;
 mod operators;
 mod outcomes;

@@ -2,6 +2,7 @@
 
 mod big;
 pub(crate) mod enrol;
+pub(crate) mod load;
 pub(crate) mod login;
 pub(crate) mod phone;
 pub(crate) mod push_services;

@@ -41,44 +41,63 @@ impl fmt::Debug for Number {
     }
 }
 
-/// From logins to phones, by the id of the approval (or of the enrolment, for a trial). Clones share it.
-#[derive(Clone, Debug, Default)]
-pub struct HandOver {
-    places: Arc<Mutex<HashMap<Box<str>, Place>>>,
+/// From logins to phones, by the id of the approval (or of the enrolment, for a trial): the number, and what else the
+/// person in front of both knows. Clones share it.
+#[derive(Debug)]
+pub struct HandOver<T = Number> {
+    places: Arc<Mutex<HashMap<Box<str>, Place<T>>>>,
 }
 
-#[derive(Debug, Default)]
-struct Place {
-    number: Option<Number>,
-    waiting: Vec<oneshot::Sender<Number>>,
+#[derive(Debug)]
+struct Place<T> {
+    given: Option<T>,
+    waiting: Vec<oneshot::Sender<T>>,
 }
 
-impl HandOver {
+impl<T> Default for Place<T> {
+    fn default() -> Self {
+        Self { given: None, waiting: Vec::new() }
+    }
+}
+
+impl<T> Default for HandOver<T> {
+    fn default() -> Self {
+        Self { places: Arc::default() }
+    }
+}
+
+impl<T> Clone for HandOver<T> {
+    fn clone(&self) -> Self {
+        Self { places: Arc::clone(&self.places) }
+    }
+}
+
+impl<T: Clone> HandOver<T> {
     /// Nothing handed over yet.
     pub fn new() -> Self {
         Self::default()
     }
 
     /// The page shows the number.
-    pub fn give(&self, id: &str, number: Number) {
+    pub fn give(&self, id: &str, given: T) {
         let mut places = self.lock();
         let place = places.entry(id.into()).or_default();
         for waiting in place.waiting.drain(..) {
             // Who does not wait any more does not need it.
-            let _ = waiting.send(number.clone());
+            let _ = waiting.send(given.clone());
         }
-        place.number = Some(number);
+        place.given = Some(given);
     }
 
     /// The person types the number, as soon as the page shows it. `None` if the page is gone without ([`forget`]).
     ///
     /// [`forget`]: HandOver::forget
-    pub async fn take(&self, id: &str) -> Option<Number> {
+    pub async fn take(&self, id: &str) -> Option<T> {
         let waits = {
             let mut places = self.lock();
             let place = places.entry(id.into()).or_default();
-            if let Some(number) = &place.number {
-                return Some(number.clone());
+            if let Some(given) = &place.given {
+                return Some(given.clone());
             }
             let (give, take) = oneshot::channel();
             place.waiting.push(give);
@@ -92,7 +111,7 @@ impl HandOver {
         self.lock().remove(id);
     }
 
-    fn lock(&self) -> MutexGuard<'_, HashMap<Box<str>, Place>> {
+    fn lock(&self) -> MutexGuard<'_, HashMap<Box<str>, Place<T>>> {
         self.places.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

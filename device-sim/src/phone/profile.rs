@@ -16,6 +16,8 @@ use crate::{
 
 /// How long after the challenge's end a late answer is sent.
 const LATE_BY: Duration = Duration::from_millis(250);
+/// Between two tries of an answer whose reply was lost.
+const BETWEEN_TRIES: Duration = Duration::from_millis(100);
 
 /// How a phone, or somebody who plays one, answers a challenge.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -112,9 +114,33 @@ impl Profile {
         number: &Number,
         clock: &Clock,
     ) -> Played {
+        self.play_for(phone, transport, challenge, number, clock, Duration::ZERO).await
+    }
+
+    /// The same; an answer whose reply is lost, or that a broker sends away for now, is sent again, the same bytes,
+    /// until so long after its first try.
+    pub async fn play_for(
+        self,
+        phone: &Phone,
+        transport: &Transport,
+        challenge: &Challenge,
+        number: &Number,
+        clock: &Clock,
+        patience: Duration,
+    ) -> Played {
         let honest = Decision::Approve { number: number.expose() };
         let sign = |decision| AnswerBuilder::new(phone, challenge, decision).sign();
-        let send = async |what, answer| Said { what, reply: phone.submit(transport, answer).await };
+        let send = async |what, answer: v1::Envelope| {
+            let first = clock.now();
+            loop {
+                let reply = phone.submit(transport, answer.clone()).await;
+                let again = reply.as_ref().is_err_and(Refusal::retry_helps);
+                if !again || clock.now().since(first) >= patience {
+                    return Said { what, reply };
+                }
+                tokio::time::sleep(BETWEEN_TRIES).await;
+            }
+        };
         let said = match self {
             Self::Ignore => Vec::new(),
             Self::Approve => vec![send("the number", sign(honest)).await],

@@ -1,0 +1,189 @@
+//! The broker's program, as an operator runs it, and what it costs the machine.
+
+use std::{
+    fs, io,
+    net::TcpListener,
+    path::{Path, PathBuf},
+    process::Stdio,
+    time::Duration,
+};
+
+use rustix::process::{Pid, Signal, kill_process};
+use tokio::{
+    io::{AsyncBufReadExt as _, BufReader},
+    process::{Child, Command},
+    time::timeout,
+};
+
+use super::StageError;
+
+/// A start takes no longer, on a machine that is busy with a load.
+const START_MAX: Duration = Duration::from_secs(60);
+
+/// What a process has used of the machine.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Usage {
+    /// CPU time, user and system.
+    pub cpu: Duration,
+    /// The most memory that was resident at a time, in bytes.
+    pub peak_bytes: u64,
+}
+
+/// A broker that was made for this load.
+#[derive(Debug)]
+pub(super) struct Broker {
+    program: PathBuf,
+    folder: PathBuf,
+    address: String,
+    child: Option<Child>,
+    /// Of processes that have ended.
+    before: Usage,
+}
+
+impl Broker {
+    /// Makes one in this folder, with this appended to its configuration.
+    pub(super) async fn make(program: &Path, folder: &Path, more: &str) -> Result<Self, StageError> {
+        let address = format!("127.0.0.1:{}", free_port().map_err(StageError::io("find a free port"))?);
+        let mut init = Command::new(program);
+        init.args(["init", "--listen", &address, "--public-url", &format!("http://{address}")]).arg(folder);
+        let made = init.output().await.map_err(StageError::io("run countersign init"))?;
+        if !made.status.success() {
+            return Err(StageError::Program {
+                what: "countersign init",
+                said: String::from_utf8_lossy(&made.stderr).into_owned(),
+            });
+        }
+        let file = folder.join("countersign.toml");
+        let text = fs::read_to_string(&file).map_err(StageError::io("read the configuration"))?;
+        fs::write(&file, format!("{text}\n{more}")).map_err(StageError::io("write the configuration"))?;
+        let (program, folder) = (program.to_owned(), folder.to_owned());
+        Ok(Self {
+            program,
+            folder,
+            address: format!("http://{address}"),
+            child: None,
+            before: Usage::default(),
+        })
+    }
+
+    pub(super) fn address(&self) -> &str {
+        &self.address
+    }
+
+    pub(super) fn config_file(&self) -> PathBuf {
+        self.folder.join("countersign.toml")
+    }
+
+    pub(super) fn admin_socket(&self) -> PathBuf {
+        self.folder.join("admin.sock")
+    }
+
+    /// Starts it and waits until it serves.
+    pub(super) async fn start(&mut self) -> Result<(), StageError> {
+        let log = fs::File::options().create(true).append(true).open(self.folder.join("stderr"));
+        let mut serve = Command::new(&self.program);
+        serve
+            .args(["serve", "--config"])
+            .arg(self.config_file())
+            // More than an account of a person needs, so that the load meets the machine's limits and not those.
+            .env("COUNTERSIGN__APPROVALS__DIGITS", "6")
+            .env("COUNTERSIGN__APPROVALS__WAITING_MAX", "20")
+            .env("COUNTERSIGN__APPROVALS__REQUESTS_PER_5_MIN", "1000")
+            .env("COUNTERSIGN__TELEMETRY__FILTER", "warn")
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(log.map_err(StageError::io("write the broker's log"))?)
+            .kill_on_drop(true);
+        let mut child = serve.spawn().map_err(StageError::io("run countersign serve"))?;
+        let stdout = child.stdout.take().expect("it was asked for");
+        let mut first = String::new();
+        let mut lines = BufReader::new(stdout);
+        let serves = timeout(START_MAX, lines.read_line(&mut first)).await;
+        if !matches!(serves, Ok(Ok(_))) || !first.starts_with("countersign serves ") {
+            let said = fs::read_to_string(self.folder.join("stderr")).unwrap_or_default();
+            return Err(StageError::Program { what: "countersign serve", said });
+        }
+        self.child = Some(child);
+        Ok(())
+    }
+
+    /// `kill -9`.
+    pub(super) async fn kill(&mut self) -> Result<(), StageError> {
+        let used = self.running_usage();
+        let Some(mut child) = self.child.take() else { return Ok(()) };
+        let id = child.id().and_then(|id| i32::try_from(id).ok()).and_then(Pid::from_raw);
+        if let Some(id) = id {
+            kill_process(id, Signal::KILL)
+                .map_err(|error| StageError::io("kill the broker")(error.into()))?;
+        }
+        child.wait().await.map_err(StageError::io("wait for the broker"))?;
+        self.before = self.before.and(used);
+        Ok(())
+    }
+
+    /// Of all its processes so far.
+    pub(super) fn usage(&self) -> Usage {
+        self.before.and(self.running_usage())
+    }
+
+    fn running_usage(&self) -> Usage {
+        let id = self.child.as_ref().and_then(Child::id);
+        id.and_then(|id| Usage::of(id).ok()).unwrap_or_default()
+    }
+}
+
+impl Usage {
+    /// What a process has used, as Linux says (`proc(5)`).
+    pub fn of(process: u32) -> io::Result<Self> {
+        let malformed = || io::Error::new(io::ErrorKind::InvalidData, "/proc is not as proc(5) says");
+        let stat = fs::read_to_string(format!("/proc/{process}/stat"))?;
+        // The name, in parentheses, may hold anything.
+        let (_, fields) = stat.rsplit_once(')').ok_or_else(malformed)?;
+        let fields: Vec<_> = fields.split_whitespace().collect();
+        // Field 3 of the manual is the first here: utime is 14, stime 15.
+        let ticks = |at: usize| fields.get(at - 3).and_then(|text| text.parse::<u64>().ok());
+        let ticks = ticks(14).zip(ticks(15)).map(|(user, system)| user + system).ok_or_else(malformed)?;
+        let cpu = Duration::from_millis(ticks * 1_000 / rustix::param::clock_ticks_per_second());
+        let status = fs::read_to_string(format!("/proc/{process}/status"))?;
+        let peak = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));
+        let kibibytes =
+            peak.and_then(|text| text.trim().strip_suffix(" kB")).and_then(|text| text.parse::<u64>().ok());
+        Ok(Self { cpu, peak_bytes: kibibytes.ok_or_else(malformed)? * 1_024 })
+    }
+
+    fn and(self, other: Self) -> Self {
+        Self { cpu: self.cpu + other.cpu, peak_bytes: self.peak_bytes.max(other.peak_bytes) }
+    }
+
+    /// What was used since.
+    #[must_use]
+    pub fn since(self, earlier: Self) -> Self {
+        Self { cpu: self.cpu.saturating_sub(earlier.cpu), ..self }
+    }
+}
+
+/// A port below those that the operating system gives to connections (`net.ipv4.ip_local_port_range`), so that it stays
+/// free while the broker is away.
+fn free_port() -> io::Result<u16> {
+    let names = crate::entropy::Names::new();
+    for _ in 0..1_000 {
+        let port = 10_000 + u16::try_from(names.next() % 20_000).expect("less than 20,000");
+        if TcpListener::bind(("127.0.0.1", port)).is_ok() {
+            return Ok(port);
+        }
+    }
+    Err(io::Error::new(io::ErrorKind::AddrInUse, "no port from 10,000 to 29,999 is free"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_this_process_has_used_is_something() {
+        let used = Usage::of(std::process::id()).unwrap();
+        assert!(used.peak_bytes > 1024 * 1024, "{used:?}");
+        let later = Usage { cpu: used.cpu + Duration::from_secs(1), peak_bytes: used.peak_bytes + 1 };
+        assert_eq!(later.since(used), Usage { cpu: Duration::from_secs(1), ..later });
+    }
+}

@@ -1,0 +1,197 @@
+//! Monday morning: many people sign in at once.
+//!
+//! In the order of a run: [`stage`] (a broker, push services, a login server) → [`people`] (phones, enrolled through the
+//! public interface) → [`mix`] (who answers how, and how long people think) → [`pace`] (when the next one signs in) →
+//! `attempt` (one sign-in, at the page and at the phone) → [`record`] (what both saw) → [`logged`] (what the log says)
+//! → [`compare`] (whether all three agree) → [`report`] and [`plot`].
+//!
+//! A sign-in's time counts from the moment at which it was due, not from when this process got round to it: a stall is
+//! in the figures, for whoever waited behind it too.
+
+mod attempt;
+mod broker;
+pub mod compare;
+pub mod logged;
+pub mod mix;
+pub mod pace;
+pub mod people;
+pub mod plot;
+pub mod record;
+pub mod report;
+pub mod stage;
+
+use std::{
+    fmt,
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
+
+use tokio::task::JoinSet;
+
+use self::{attempt::Attempt, pace::Gate, record::Records};
+pub use self::{
+    broker::Usage,
+    compare::Mismatch,
+    mix::Mix,
+    pace::Pace,
+    people::People,
+    record::Record,
+    report::Report,
+    stage::{Stage, StageError},
+};
+use crate::{clock::Clock, entropy::SplitMix64};
+
+/// What is to be done.
+#[derive(Clone, Debug)]
+pub struct Plan {
+    /// How many sign-ins.
+    pub approvals: u64,
+    /// When each begins.
+    pub pace: Pace,
+    /// Who answers how.
+    pub mix: Mix,
+    /// How long each phone has. Sign-ins that nobody answers last so long.
+    pub lifetime: Duration,
+    /// How often the broker is killed and started again meanwhile.
+    pub kills: u32,
+    /// Where chance begins.
+    pub seed: u64,
+}
+
+/// How far it has come. Clones share it.
+#[derive(Clone, Debug, Default)]
+pub struct Progress(Arc<Counts>);
+
+#[derive(Debug, Default)]
+struct Counts {
+    enrolled: AtomicU64,
+    begun: AtomicU64,
+    ended: AtomicU64,
+    kills: AtomicU64,
+    outcomes: Mutex<std::collections::BTreeMap<&'static str, u64>>,
+}
+
+impl Progress {
+    /// Phones that are enrolled.
+    pub fn enrolled(&self) -> u64 {
+        self.0.enrolled.load(Ordering::Relaxed)
+    }
+
+    /// Sign-ins that have begun.
+    pub fn begun(&self) -> u64 {
+        self.0.begun.load(Ordering::Relaxed)
+    }
+
+    /// Sign-ins that are over.
+    pub fn ended(&self) -> u64 {
+        self.0.ended.load(Ordering::Relaxed)
+    }
+
+    /// How often the broker was killed.
+    pub fn kills(&self) -> u64 {
+        self.0.kills.load(Ordering::Relaxed)
+    }
+
+    /// Sign-ins by how they ended so far.
+    pub fn outcomes(&self) -> Vec<(&'static str, u64)> {
+        let outcomes = self.0.outcomes.lock().unwrap_or_else(PoisonError::into_inner);
+        outcomes.iter().map(|(name, count)| (*name, *count)).collect()
+    }
+
+    fn one_enrolled(&self) {
+        self.0.enrolled.fetch_add(1, Ordering::Relaxed);
+    }
+
+    fn one_begun(&self) {
+        self.0.begun.fetch_add(1, Ordering::Relaxed);
+    }
+
+    fn one_killed(&self) {
+        self.0.kills.fetch_add(1, Ordering::Relaxed);
+    }
+
+    fn one_ended(&self, outcome: &'static str) {
+        let mut outcomes = self.0.outcomes.lock().unwrap_or_else(PoisonError::into_inner);
+        *outcomes.entry(outcome).or_default() += 1;
+        self.0.ended.fetch_add(1, Ordering::Relaxed);
+    }
+}
+
+/// Why a load could not be carried to its end. What the broker does wrong under it is no error but in the report.
+#[derive(Debug, thiserror::Error)]
+pub enum LoadError {
+    /// The broker cannot be started, stopped or asked.
+    #[error(transparent)]
+    Stage(#[from] StageError),
+    /// Only a broker that this program has started can be killed by it.
+    #[error("a broker that was running before cannot be killed: let this program start one")]
+    NotOurs,
+}
+
+/// Carries out a plan with these people; what became of each sign-in.
+pub async fn run(
+    plan: &Plan,
+    stage: &mut Stage,
+    people: &People,
+    progress: &Progress,
+) -> Result<Records, LoadError> {
+    if plan.kills > 0 && !stage.is_ours() {
+        return Err(LoadError::NotOurs);
+    }
+    let mut random = SplitMix64::new(plan.seed);
+    let clock = Clock::new();
+    let (mut gate, mut roster) = (Gate::new(plan.pace), mix::Roster::new(&plan.mix, people.len()));
+    let mut under_way = JoinSet::new();
+    let mut records = Records::begin();
+    let mut kills = kill_marks(plan);
+    for number in 0..plan.approvals {
+        let due = gate.next(&mut under_way, &mut records, &mut roster, progress).await;
+        if kills.next_if(|mark| progress.ended() >= *mark).is_some() {
+            stage.restart_broker().await?;
+            progress.one_killed();
+        }
+        let part = roster.cast(number, &mut random);
+        let attempt = Attempt {
+            part,
+            due,
+            lifetime: plan.lifetime,
+            survives: plan.kills > 0,
+            account: people.account(part.who),
+            login: stage.login.clone(),
+            application: stage.application.clone(),
+            desk: people.desk.clone(),
+            clock: clock.clone(),
+        };
+        progress.one_begun();
+        under_way.spawn(attempt.run());
+    }
+    // What is left of the kills comes while the last ones wait.
+    for _ in kills {
+        stage.restart_broker().await?;
+        progress.one_killed();
+    }
+    while let Some(over) = under_way.join_next().await {
+        pace::settle(over, &mut records, &mut roster, progress);
+    }
+    records.end();
+    Ok(records)
+}
+
+/// After how many sign-ins the broker is killed: spread evenly, none at the very beginning or end.
+fn kill_marks(plan: &Plan) -> std::iter::Peekable<impl Iterator<Item = u64> + use<>> {
+    let (kills, approvals) = (u64::from(plan.kills), plan.approvals);
+    (1..=kills).map(move |kill| approvals * kill / (kills + 1)).peekable()
+}
+
+impl fmt::Display for Plan {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} sign-ins, {}", self.approvals, self.pace)?;
+        match self.kills {
+            0 => Ok(()),
+            kills => write!(f, ", the broker killed {kills} times"),
+        }
+    }
+}

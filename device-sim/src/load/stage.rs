@@ -1,0 +1,227 @@
+//! What a load needs round it: push services, a broker that pushes to them, a login server and an enrolling page.
+
+use std::{
+    io,
+    path::{Path, PathBuf},
+    sync::Arc,
+};
+
+use countersign_proto::v1::{self, administration_client::AdministrationClient};
+use hyper_util::rt::TokioIo;
+use tempfile::TempDir;
+use tonic::transport::{Channel, Endpoint};
+
+use super::broker::{Broker, Usage};
+use crate::{
+    login::{ApiKey, EnrollingPage, LoginServer},
+    push_services::{Config, PushServices},
+    wire::{AddressError, Transport},
+};
+
+/// What the login server calls itself, and its application.
+const RELYING_PARTY: &str = "Load";
+const APPLICATION: &str = "Webmail";
+const REALM: &str = "load.example";
+/// Connections of login servers, and of all phones together.
+const LOGIN_CONNECTIONS: usize = 8;
+const PHONE_CONNECTIONS: usize = 32;
+
+/// Everything that a load needs.
+#[derive(Debug)]
+pub struct Stage {
+    pub(super) push: PushServices,
+    pub(super) login: LoginServer,
+    pub(super) page: EnrollingPage,
+    /// The phones' way to the broker.
+    pub(super) phones: Transport,
+    pub(super) application: Arc<str>,
+    program: PathBuf,
+    config_file: PathBuf,
+    broker: Option<Broker>,
+    _folder: Option<TempDir>,
+}
+
+/// A broker that runs already, and is configured to push to these services.
+#[derive(Debug)]
+pub struct Running {
+    /// Its program, to read its log with.
+    pub program: PathBuf,
+    /// Its configuration, for the same.
+    pub config_file: PathBuf,
+    /// The login servers' way to it, and the phones'.
+    pub transport: Transport,
+    /// A key of the scope sign-in.
+    pub sign_in: ApiKey,
+    /// A key of the scope enrolment, of the same relying party.
+    pub enrolment: ApiKey,
+    /// An application of that relying party.
+    pub application: String,
+    /// The push services that it pushes to: these are started.
+    pub push: Config,
+}
+
+/// Why there is no stage.
+#[derive(Debug, thiserror::Error)]
+pub enum StageError {
+    /// The operating system says no.
+    #[error("cannot {what}: {source}")]
+    Io {
+        /// What was tried.
+        what: &'static str,
+        /// What it said.
+        source: io::Error,
+    },
+    /// The broker's program says no.
+    #[error("{what} failed: {}", said.trim_end())]
+    Program {
+        /// Which command.
+        what: &'static str,
+        /// What it said.
+        said: String,
+    },
+    /// The push services do not start.
+    #[error("the push services do not start: {0}")]
+    Push(String),
+    /// The broker's address is none.
+    #[error(transparent)]
+    Address(#[from] AddressError),
+    /// The broker does not take the login server.
+    #[error("the broker does not register the login server: {0}")]
+    Administration(String),
+    /// Somebody cannot be enrolled.
+    #[error("{account} cannot be enrolled: {what}")]
+    Enrolment {
+        /// Who.
+        account: String,
+        /// Why.
+        what: String,
+    },
+}
+
+impl StageError {
+    pub(super) fn io(what: &'static str) -> impl FnOnce(io::Error) -> Self {
+        move |source| Self::Io { what, source }
+    }
+}
+
+impl Stage {
+    /// Starts push services and a broker of its own, by this program, in a folder that goes away.
+    pub async fn make(program: &Path) -> Result<Self, StageError> {
+        let folder = tempfile::tempdir().map_err(StageError::io("make a folder"))?;
+        let push = quiet(Config::new().map_err(|error| StageError::Push(error.to_string()))?);
+        let identity = push.identity.clone();
+        let push = started(push).await?;
+        let saved = identity
+            .save(&folder.path().join("push"), &push.token_uri())
+            .map_err(|error| StageError::Push(error.to_string()))?;
+        let more = format!(
+            "[push.apns]\nendpoint = {:?}\ntopic = {:?}\nkey_file = {:?}\nkey_id = {:?}\nteam_id = {:?}\nca_file = {ca:?}\n\
+             [push.fcm]\nendpoint = {:?}\nservice_account_file = {:?}\nca_file = {ca:?}\n",
+            push.apns_url(),
+            push.topic(),
+            saved.p8,
+            push.provider_key().key_id(),
+            push.provider_key().team_id(),
+            push.fcm_url(),
+            saved.service_account,
+            ca = saved.ca,
+        );
+        let mut broker = Broker::make(program, &folder.path().join("broker"), &more).await?;
+        broker.start().await?;
+        let (sign_in, enrolment) = register(&broker).await?;
+        let logins = Transport::to(broker.address()).connections(LOGIN_CONNECTIONS).open()?;
+        let phones = Transport::to(broker.address()).connections(PHONE_CONNECTIONS).open()?;
+        Ok(Self {
+            push,
+            login: LoginServer::new(&logins, Some(sign_in)),
+            page: EnrollingPage::new(&logins, Some(enrolment)),
+            phones,
+            application: APPLICATION.into(),
+            program: program.to_owned(),
+            config_file: broker.config_file(),
+            broker: Some(broker),
+            _folder: Some(folder),
+        })
+    }
+
+    /// Starts the push services for a broker that runs already.
+    pub async fn join(running: Running) -> Result<Self, StageError> {
+        Ok(Self {
+            push: started(quiet(running.push)).await?,
+            login: LoginServer::new(&running.transport, Some(running.sign_in)),
+            page: EnrollingPage::new(&running.transport, Some(running.enrolment)),
+            phones: running.transport,
+            application: running.application.into(),
+            program: running.program,
+            config_file: running.config_file,
+            broker: None,
+            _folder: None,
+        })
+    }
+
+    /// Whether the broker is one that this program has started.
+    pub fn is_ours(&self) -> bool {
+        self.broker.is_some()
+    }
+
+    /// What the broker has used of the machine, if it is ours.
+    pub fn usage(&self) -> Option<Usage> {
+        self.broker.as_ref().map(Broker::usage)
+    }
+
+    /// Kills the broker (kill -9) and starts it again, if it is ours.
+    pub async fn restart_broker(&mut self) -> Result<(), StageError> {
+        if let Some(broker) = &mut self.broker {
+            broker.kill().await?;
+            broker.start().await?;
+        }
+        Ok(())
+    }
+
+    /// The broker's program and its configuration: what reads its log.
+    pub(super) fn log_reader(&self) -> (&Path, &Path) {
+        (&self.program, &self.config_file)
+    }
+}
+
+/// Takes what comes, and remembers nothing of it: the phones do.
+fn quiet(push: Config) -> Config {
+    Config { received_max: 0, fcm_quota_per_minute: None, ..push }
+}
+
+async fn started(push: Config) -> Result<PushServices, StageError> {
+    PushServices::start(push).await.map_err(|error| StageError::Push(error.to_string()))
+}
+
+/// A relying party with a key for each thing that it does.
+async fn register(broker: &Broker) -> Result<(ApiKey, ApiKey), StageError> {
+    let said = |error: &dyn std::fmt::Display| StageError::Administration(error.to_string());
+    let mut administration = administration(broker.admin_socket()).await.map_err(|error| said(&error))?;
+    let request = v1::RegisterRelyingPartyRequest {
+        name: RELYING_PARTY.to_owned(),
+        applications: vec![APPLICATION.to_owned()],
+        realm: REALM.to_owned(),
+    };
+    let registered = administration.register_relying_party(request).await.map_err(|error| said(&error))?;
+    let id = registered.into_inner().relying_party_id;
+    let mut issue = async |scope: v1::CredentialScope| {
+        let request = v1::IssueCredentialRequest {
+            relying_party_id: id.clone(),
+            scope: scope.into(),
+            client_certificate: bytes::Bytes::new(),
+        };
+        let issued = administration.issue_credential(request).await.map_err(|error| said(&error))?;
+        Ok::<_, StageError>(ApiKey::new(issued.into_inner().api_key))
+    };
+    Ok((issue(v1::CredentialScope::SignIn).await?, issue(v1::CredentialScope::Enrolment).await?))
+}
+
+async fn administration(socket: PathBuf) -> Result<AdministrationClient<Channel>, tonic::transport::Error> {
+    let connector = tower::service_fn(move |_| {
+        let socket = socket.clone();
+        async move { tokio::net::UnixStream::connect(socket).await.map(TokioIo::new) }
+    });
+    // The address is for show: the connector knows the way.
+    let endpoint = Endpoint::from_static("http://administration");
+    Ok(AdministrationClient::new(endpoint.connect_with_connector(connector).await?))
+}
