@@ -27,19 +27,39 @@ fn a_load_of_all_profiles_agrees_on_all_sides_through_a_kill_and_is_reported() -
     )?;
     let (json, plot) = (file("json"), file("svg"));
     let (status, said) = load(&[
-        "--phones", "12", "--approvals", "60", "--in-flight", "12", "--kill-broker", "1", "--seed", "7", "--mix",
-        &file("mix"), "--json", &json, "--plot", &plot,
+        "--phones",
+        "12",
+        "--approvals",
+        "60",
+        "--in-flight",
+        "12",
+        "--kill-broker",
+        "1",
+        "--seed",
+        "7",
+        "--mix",
+        &file("mix"),
+        "--json",
+        &json,
+        "--plot",
+        &plot,
     ])?;
     assert_eq!(status, 0, "{said}");
     assert!(said.contains("page, phone and log agree about all of them"), "{said}");
 
     let report: Value = serde_json::from_str(&std::fs::read_to_string(json)?)?;
-    assert_eq!((&report["approvals"], &report["mismatches"], &report["kills"]), (&60.into(), &0.into(), &1.into()));
+    assert_eq!(
+        (&report["approvals"], &report["mismatches"], &report["kills"]),
+        (&60.into(), &0.into(), &1.into())
+    );
     let outcomes = report["outcomes"].as_object().unwrap();
     assert_eq!(outcomes.values().filter_map(Value::as_u64).sum::<u64>(), 60, "{outcomes:?}");
     for times in ["request_to_number", "answer_to_outcome", "login_to_outcome"] {
         let times = &report["latency_us"][times];
-        assert!(times["count"].as_u64() > Some(0) && times["p50"].as_u64() <= times["max"].as_u64(), "{times}");
+        assert!(
+            times["count"].as_u64() > Some(0) && times["p50"].as_u64() <= times["max"].as_u64(),
+            "{times}"
+        );
     }
     assert!(report["broker"]["cpu_us_per_approval"].as_f64() > Some(0.0));
     assert!(report["broker"]["peak_bytes"].as_u64() > Some(1024 * 1024));

@@ -126,7 +126,7 @@ impl People {
 /// One person enrols a phone.
 async fn one(stage: &Stage, account: String, number: usize) -> Result<(Phone, Device), StageError> {
     let service = if number.is_multiple_of(2) { Service::Apns } else { Service::Fcm };
-    let algorithm = if number / 2 % 2 == 0 { Algorithm::Es256 } else { Algorithm::Ed25519 };
+    let algorithm = if (number / 2).is_multiple_of(2) { Algorithm::Es256 } else { Algorithm::Ed25519 };
     let failed = |what: String| StageError::Enrolment { account: account.clone(), what };
     let device = stage.push.new_device(service).map_err(|error| failed(error.to_string()))?;
     let target = match service {
@@ -156,6 +156,8 @@ async fn one(stage: &Stage, account: String, number: usize) -> Result<(Phone, De
         .answer_trial(&stage.phones, &trial, number.expose())
         .await
         .map_err(|error| failed(error.to_string()))?;
+    // The page sees that the phone is active, and the stream's end.
+    while updates.next().await.map_err(|error| failed(error.to_string()))?.is_some() {}
     Ok((phone, device))
 }
 

@@ -17,6 +17,9 @@ use crate::{
     wire::{Refusal, Transport},
 };
 
+/// The broker ends a stream with the outcome; one that does not is not waited for.
+const END_MAX: Duration = Duration::from_secs(1);
+
 /// A login server.
 #[derive(Clone, Debug)]
 pub struct LoginServer {
@@ -285,6 +288,7 @@ impl Known {
                     }
                     told(News::Update(&update));
                     if let Step::Outcome(outcome) = update.step {
+                        updates.read_to_the_end().await;
                         return Ok(Some(outcome));
                     }
                 }
@@ -317,6 +321,14 @@ impl Updates {
     /// The next update; `None` after the last.
     pub async fn next(&mut self) -> Result<Option<Update>, Refusal> {
         Ok(self.0.message().await?.map(Update::of))
+    }
+
+    /// Reads what follows the outcome: nothing, and the end. A stream that is dropped before its end is reset, and a
+    /// connection on which a thousand were reset is given up by HTTP/2 (`too_many_internal_resets`), with all others
+    /// that wait on it.
+    async fn read_to_the_end(&mut self) {
+        let end = async { while let Ok(Some(_)) = self.0.message().await {} };
+        let _ = tokio::time::timeout(END_MAX, end).await;
     }
 }
 

@@ -138,7 +138,7 @@ mod tests {
 
     #[tokio::test]
     async fn who_waits_for_a_page_that_is_gone_is_let_go() {
-        let hands = HandOver::new();
+        let hands = HandOver::<Number>::new();
         let phone = tokio::spawn({
             let hands = hands.clone();
             async move { hands.take("gone").await }

@@ -75,7 +75,13 @@ impl Refusal {
         self.reason().is_none()
             && matches!(
                 self.code(),
-                Code::Unavailable | Code::Unknown | Code::Internal | Code::Cancelled | Code::DeadlineExceeded
+                // HTTP/2 itself says the last one, of a connection that it gives up (ENHANCE_YOUR_CALM).
+                Code::Unavailable
+                    | Code::Unknown
+                    | Code::Internal
+                    | Code::Cancelled
+                    | Code::DeadlineExceeded
+                    | Code::ResourceExhausted
             )
     }
 
