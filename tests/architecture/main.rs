@@ -34,7 +34,7 @@ const CRATES: [(&str, &[&str]); 6] = [
 ];
 
 /// Pure: no I/O, no clock, no randomness, no async.
-const DOMAIN_MAY_USE: [&str; 10] = [
+const DOMAIN_MAY_USE: [&str; 11] = [
     "bytes",
     "countersign-envelope",
     "countersign-proto",
@@ -43,6 +43,7 @@ const DOMAIN_MAY_USE: [&str; 10] = [
     "prost-types",
     "subtle",
     "thiserror",
+    "unicase",
     "unicode-normalization",
     "zeroize",
 ];

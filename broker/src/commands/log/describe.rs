@@ -3,7 +3,8 @@
 use std::sync::LazyLock;
 
 use countersign::{
-    keys::{Keys, seal::Place},
+    decider::codec::account::{match_number, open_personal},
+    keys::Keys,
     log::{EventRecord, StreamId, StreamKind},
 };
 use countersign_domain::{AccountId, ApprovalId, AuthenticatorId, CredentialId, EnrolmentId, RelyingPartyId};
@@ -41,8 +42,7 @@ pub(super) fn event(stream: StreamId, record: &EventRecord, keys: Option<&Keys>)
     }
     if !record.sealed.is_empty() {
         let opened = account.zip(keys).and_then(|(account, keys)| {
-            let place = Place { account, purpose: "personal", within: &record.kind.to_be_bytes() };
-            let plain = keys.sealer.open(place, &record.sealed).ok()?;
+            let plain = open_personal(&keys.sealer, account, record).ok()?;
             let personal = descriptor(&format!("Personal{}", name.as_deref()?))?;
             let mut shown = Map::new();
             fields(&message(personal, &plain)?, Some(account), Some(keys), &mut shown);
@@ -145,7 +145,7 @@ fn open(
         let field = within.descriptor().get_field_by_name(name)?;
         within.get_field(&field).as_bytes().cloned()
     })?;
-    let plain = keys.sealer.open(Place { account, purpose: "match-number", within: &id }, bytes).ok()?;
+    let plain = keys.sealer.open(match_number(account, &id), bytes).ok()?;
     let (digits, rest) = plain.split_first()?;
     let (value, salt) = rest.split_first_chunk::<4>()?;
     let number = format!("{:0width$}", u32::from_be_bytes(*value), width = usize::from(*digits));

@@ -19,7 +19,7 @@ use countersign_envelope::{Algorithm, EnrolmentCode, PublicKey, enrolment_code::
 use countersign_proto::event::v1::{self as stored, EventType};
 use prost::Message;
 
-use super::{NUMBER_LENGTH, enrolment_secret, event_bytes, match_number, personal};
+use super::{NUMBER_LENGTH, enrolment_secret, match_number, open_personal};
 use crate::{
     decider::codec::{Error, body, kind_of, unknown},
     keys::{Sealer, seal::Place},
@@ -367,8 +367,8 @@ impl Stored<'_> {
     }
 
     fn both<M: Message + Default, P: Message + Default>(&self) -> Result<(M, P), Error> {
-        let event = event_bytes(self.record);
-        let plain = self.open(personal(self.decoder.account, &event), &self.record.sealed)?;
+        let plain = open_personal(self.decoder.sealer, self.decoder.account, self.record)
+            .map_err(|error| Error::Sealed { kind: self.kind, error })?;
         let data = P::decode(&plain[..]).map_err(|_| self.malformed("the personal data does not decode"))?;
         Ok((self.body()?, data))
     }

@@ -8,11 +8,15 @@ use std::sync::Arc;
 
 use countersign_domain::{Account, AccountId, Event};
 use countersign_envelope::sha256;
+use zeroize::Zeroizing;
 
 use super::{Codec, Error};
 use crate::{
     entropy::Entropy,
-    keys::{Keys, seal::Place},
+    keys::{
+        Keys,
+        seal::{self, Place, Sealer},
+    },
     log::{EventRecord, StreamId, StreamKind},
 };
 
@@ -51,6 +55,15 @@ impl Codec for AccountCodec {
     }
 }
 
+/// Opens the personal data of an event, as stored: the bytes of its message.
+pub fn open_personal(
+    sealer: &Sealer,
+    account: AccountId,
+    record: &EventRecord,
+) -> Result<Zeroizing<Vec<u8>>, seal::Error> {
+    sealer.open(personal(account, &event_bytes(record)), &record.sealed)
+}
+
 /// The personal data of one event.
 fn personal(account: AccountId, event: &[u8; EVENT_LENGTH]) -> Place<'_> {
     Place { account, purpose: "personal", within: event }
@@ -70,7 +83,7 @@ fn event_bytes(record: &EventRecord) -> [u8; EVENT_LENGTH] {
 const EVENT_LENGTH: usize = 4 + 4 + 32;
 
 /// The number and salt of an approval or enrolment.
-fn match_number(account: AccountId, id: &[u8]) -> Place<'_> {
+pub fn match_number(account: AccountId, id: &[u8]) -> Place<'_> {
     Place { account, purpose: "match-number", within: id }
 }
 
