@@ -256,10 +256,10 @@ async fn sign_in(login: &mut LoginServer, phones: &mut [Phone]) -> anyhow::Resul
         issued.match_number
     ))?;
     detail(&format!("approval {}", issued.approval_id))?;
-    let shown_on =
-        |attempt: &Attempt| phones.iter().all(|phone| attempt.is_shown_on(&phone.authenticator_id));
+    let through =
+        |attempt: &Attempt| phones.iter().all(|phone| attempt.is_through_to(&phone.authenticator_id));
     // What has come by then is told, and what comes later is not waited for.
-    let _ = tokio::time::timeout(PUSHES_MAX, attempt.until(shown_on)).await;
+    let _ = tokio::time::timeout(PUSHES_MAX, attempt.until(through)).await;
     for phone in &*phones {
         let service = phone.of_demo.service_name();
         let said = attempt.progress(&phone.authenticator_id, service);

@@ -200,8 +200,12 @@ impl Attempt {
         self.progress.iter().filter(move |progress| progress.authenticator_id == authenticator_id)
     }
 
-    pub(super) fn is_shown_on(&self, authenticator_id: &str) -> bool {
-        self.of(authenticator_id).any(|progress| progress.kind() == v1::progress::Kind::Opened)
+    /// Accepted and shown, in whatever order that is heard of.
+    pub(super) fn is_through_to(&self, authenticator_id: &str) -> bool {
+        use v1::progress::Kind;
+        [Kind::AcceptedByPushService, Kind::Opened]
+            .iter()
+            .all(|kind| self.of(authenticator_id).any(|progress| progress.kind() == *kind))
     }
 
     /// How far the push to one phone has come, in a few words.
