@@ -200,10 +200,10 @@ impl Attempt {
         self.progress.iter().filter(move |progress| progress.authenticator_id == authenticator_id)
     }
 
-    /// Accepted and shown, in whatever order that is heard of.
+    /// Accepted, delivered and shown, in whatever order that is heard of.
     pub(super) fn is_through_to(&self, authenticator_id: &str) -> bool {
         use v1::progress::Kind;
-        [Kind::AcceptedByPushService, Kind::Opened]
+        [Kind::AcceptedByPushService, Kind::Delivered, Kind::Opened]
             .iter()
             .all(|kind| self.of(authenticator_id).any(|progress| progress.kind() == *kind))
     }
