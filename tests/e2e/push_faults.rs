@@ -122,7 +122,7 @@ async fn a_service_that_accepts_and_never_answers_is_asked_again_elsewhere() -> 
 }
 
 #[tokio::test]
-async fn a_provider_token_that_apns_calls_expired_is_no_end_of_the_push() -> Result<()> {
+async fn a_provider_token_that_apns_calls_expired_too_early_is_no_end_of_the_push() -> Result<()> {
     is_retried(Service::Apns, Fault::new(Effect::Apns(Reason::ExpiredProviderToken))).await
 }
 

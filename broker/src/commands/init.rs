@@ -18,29 +18,43 @@ pub(crate) struct Options {
     /// The folder to make it in; made if it is not there
     #[arg(default_value = ".")]
     dir: PathBuf,
-    /// The broker's address as phones reach it
-    #[arg(long, value_name = "URL", default_value = "http://127.0.0.1:8443")]
-    public_url: String,
+    /// The broker's address as phones reach it; where it listens, if not given
+    #[arg(long, value_name = "URL")]
+    public_url: Option<String>,
     /// Where it listens; anything but loopback needs TLS, which the configuration explains
     #[arg(long, value_name = "ADDRESS:PORT", default_value = "127.0.0.1:8443")]
     listen: SocketAddr,
 }
 
 pub(crate) fn run(options: &Options) -> anyhow::Result<()> {
-    let file = make(&options.dir, &options.public_url, options.listen)?;
+    let public_url = public_url_of(options.public_url.as_deref(), options.listen)?;
+    let file = make(&options.dir, &public_url, options.listen)?;
     println!("Made {} and the keys in {}.", file.display(), options.dir.join("keys").display());
     println!();
     println!("The keys and the log are all that this broker is: back up both, the keys apart from the log.");
     println!();
     println!("Next:");
-    for (number, step) in steps(options, &file).iter().enumerate() {
+    for (number, step) in steps(options, &public_url, &file).iter().enumerate() {
         println!("  {}. {step}", number + 1);
     }
     Ok(())
 }
 
+/// As given; else where the broker listens, if that is an address that somebody can reach.
+fn public_url_of(public_url: Option<&str>, listen: SocketAddr) -> anyhow::Result<String> {
+    match public_url {
+        Some(url) => Ok(url.to_owned()),
+        None if listen.ip().is_unspecified() => bail!(
+            "{listen} is no address that a phone could reach: say with --public-url which one is, such as \
+             https://countersign.example.org"
+        ),
+        None if listen.ip().is_loopback() => Ok(format!("http://{listen}")),
+        None => Ok(format!("https://{listen}")),
+    }
+}
+
 /// From here to a sign-in.
-fn steps(options: &Options, file: &Path) -> Vec<String> {
+fn steps(options: &Options, url: &str, file: &Path) -> Vec<String> {
     let shown = file.display();
     let mut steps = Vec::new();
     if !options.listen.ip().is_loopback() {
@@ -49,7 +63,6 @@ fn steps(options: &Options, file: &Path) -> Vec<String> {
         ));
     }
     let issue = format!("countersign credential issue --config {shown} --relying-party ID");
-    let url = &options.public_url;
     steps.extend([
         format!("Say in {shown} how phones are reached: [push.apns], [push.fcm]."),
         format!("countersign config check --config {shown}"),
@@ -145,14 +158,22 @@ mod tests {
     }
 
     #[test]
+    fn the_public_address_is_where_the_broker_listens_unless_nobody_could_reach_it() {
+        let url = |public_url: Option<&str>, listen: &str| {
+            let listen = listen.parse().unwrap();
+            public_url_of(public_url, listen).map_err(|error| error.to_string())
+        };
+        assert_eq!(url(None, "127.0.0.1:18443").as_deref(), Ok("http://127.0.0.1:18443"));
+        assert_eq!(url(None, "192.0.2.1:443").as_deref(), Ok("https://192.0.2.1:443"));
+        assert_eq!(url(Some("https://x.test"), "0.0.0.0:443").as_deref(), Ok("https://x.test"));
+        assert!(url(None, "0.0.0.0:443").unwrap_err().contains("--public-url"));
+    }
+
+    #[test]
     fn the_steps_lead_to_a_sign_in_and_begin_with_tls_where_that_is_needed() {
         let steps = |listen: &str| {
-            let options = Options {
-                dir: "b".into(),
-                public_url: "https://x.test".to_owned(),
-                listen: listen.parse().unwrap(),
-            };
-            steps(&options, Path::new("b/countersign.toml"))
+            let options = Options { dir: "b".into(), public_url: None, listen: listen.parse().unwrap() };
+            steps(&options, "https://x.test", Path::new("b/countersign.toml"))
         };
         let local = steps("127.0.0.1:1");
         assert!(local[0].contains("[push.apns]") && local.last().unwrap().contains("device-sim login"));

@@ -116,12 +116,14 @@ pub(crate) fn start(
     };
     let Pass { heads, store, stored, .. } = pass;
     let newest = if store.is_some() { newest } else { Vec::new() };
-    tracing::info!(
-        head = journal.head.map(Position::number),
-        streams = heads.len(),
-        closed = journal.was_closed,
-        "log open"
-    );
+    let (head, streams) = (journal.head.map(Position::number), heads.len());
+    match (head, journal.was_closed) {
+        (None, false) => tracing::info!("a new log"),
+        (_, true) => tracing::info!(head, streams, "the log, as it was closed"),
+        (_, false) => {
+            tracing::info!(head, streams, "the log was not closed: all that was readable is durable again");
+        }
+    }
     Ok(Started { lock, journal, snapshots, heads, heads_at, store, stored, newest })
 }
 
