@@ -2,9 +2,7 @@
 
 use std::{
     fs::{self, File},
-    hash::{BuildHasher as _, Hasher as _, RandomState},
     io::{BufRead as _, BufReader},
-    net::TcpListener,
     os::unix::process::ExitStatusExt as _,
     path::{Path, PathBuf},
     process::{Child, Command, ExitStatus, Stdio},
@@ -14,6 +12,7 @@ use std::{
 
 use anyhow::{Context as _, ensure};
 use countersign_proto::v1::administration_client::AdministrationClient;
+pub use device_sim::wire::free_port;
 use hyper_util::rt::TokioIo;
 use rustix::process::{Pid, Signal, kill_process};
 use tempfile::TempDir;
@@ -215,20 +214,6 @@ impl Broker {
         let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
         Ok((done.status, text(&done.stdout), text(&done.stderr)))
     }
-}
-
-/// A port that is free, and stays so while the broker does not run: below those that the operating system gives to every
-/// connection that a test opens (`net.ipv4.ip_local_port_range`).
-pub fn free_port() -> Result<u16> {
-    for _ in 0..1_000 {
-        // Each of these hashers is seeded anew: it is as good as a die.
-        let thrown = RandomState::new().build_hasher().finish() % 20_000;
-        let port = 10_000 + u16::try_from(thrown)?;
-        if TcpListener::bind(("127.0.0.1", port)).is_ok() {
-            return Ok(port);
-        }
-    }
-    anyhow::bail!("no port from 10,000 to 29,999 is free")
 }
 
 impl Drop for Broker {

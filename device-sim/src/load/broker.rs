@@ -2,7 +2,6 @@
 
 use std::{
     fs, io,
-    net::TcpListener,
     path::{Path, PathBuf},
     process::Stdio,
     time::Duration,
@@ -16,6 +15,7 @@ use tokio::{
 };
 
 use super::StageError;
+use crate::wire::free_port;
 
 /// A start takes no longer, on a machine that is busy with a load.
 const START_MAX: Duration = Duration::from_secs(60);
@@ -160,19 +160,6 @@ impl Usage {
     pub fn since(self, earlier: Self) -> Self {
         Self { cpu: self.cpu.saturating_sub(earlier.cpu), ..self }
     }
-}
-
-/// A port below those that the operating system gives to connections (`net.ipv4.ip_local_port_range`), so that it stays
-/// free while the broker is away.
-fn free_port() -> io::Result<u16> {
-    let names = crate::entropy::Names::new();
-    for _ in 0..1_000 {
-        let port = 10_000 + u16::try_from(names.next() % 20_000).expect("less than 20,000");
-        if TcpListener::bind(("127.0.0.1", port)).is_ok() {
-            return Ok(port);
-        }
-    }
-    Err(io::Error::new(io::ErrorKind::AddrInUse, "no port from 10,000 to 29,999 is free"))
 }
 
 #[cfg(test)]

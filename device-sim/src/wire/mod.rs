@@ -1,10 +1,12 @@
 //! The way to the broker, for whoever calls it: connections ([`Transport`]) and what a call that got no reply was told
 //! ([`Refusal`]).
 
+mod port;
 mod refusal;
 mod transport;
 
 pub use self::{
+    port::free_port,
     refusal::{Refusal, outcome_named},
     transport::{AddressError, Builder, Transport},
 };
