@@ -39,6 +39,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     fs::write(out.join("countersign.v1.bin"), bare.encode_to_vec())?;
     tonic_prost_build::configure()
         .bytes(".countersign.v1")
+        .codec_path("crate::codec::SmallBuffers")
         // These hold secrets: src/redacted.rs prints the rest of them.
         .skip_debug(SECRET_MESSAGES)
         .compile_fds(public)?;

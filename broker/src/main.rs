@@ -38,6 +38,9 @@ enum Command {
     Log(commands::log::LogCommand),
     /// Show a whole sign-in on this machine: broker, simulated APNs and FCM, a phone on each
     Demo(commands::demo::Options),
+    /// Measure what an approval is made of, part by part (`device-sim bench` asks for it)
+    #[command(subcommand)]
+    BenchParts(commands::bench_parts::Part),
 }
 
 #[derive(Debug, Subcommand)]
@@ -79,6 +82,7 @@ async fn main() -> ExitCode {
         Command::Credential(command) => commands::admin::credential(command).await,
         Command::Log(command) => Box::pin(commands::log::run(command)).await,
         Command::Demo(options) => commands::demo::run(&options).await,
+        Command::BenchParts(part) => commands::bench_parts::run(part).await,
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,

@@ -27,6 +27,9 @@ enum Command {
     Enrol(commands::enrol::Args),
     /// Many phones and logins at once: puts a load on a broker, checks every outcome, and reports.
     Load(commands::load::Args),
+    /// What the broker spends, beside what cannot be avoided.
+    #[command(subcommand)]
+    Bench(commands::bench::Bench),
 }
 
 #[tokio::main]
@@ -40,6 +43,7 @@ async fn main() -> ExitCode {
         Command::Login(args) => commands::login::run(args).await,
         Command::Enrol(args) => commands::enrol::run(args).await,
         Command::Load(args) => commands::load::run(args).await,
+        Command::Bench(bench) => commands::bench::run(bench).await,
     };
     ended.unwrap_or_else(|error| {
         eprintln!("device-sim: {}", commands::terminal::in_full(&error));

@@ -1,6 +1,7 @@
 //! The public interface of Countersign ([`v1`]) and what it keeps on disk ([`event`]), as generated from the
 //! .proto files beside this crate. The .proto files are the reference; the documentation here is theirs.
 
+pub mod codec;
 mod redacted;
 
 /// `countersign.v1`: what login servers, phones, enrolling pages and operators call.

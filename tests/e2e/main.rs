@@ -4,6 +4,7 @@
 
 mod bad_answers;
 mod bad_input;
+mod bench;
 mod callers;
 mod connections;
 mod damage;

@@ -1,6 +1,8 @@
 //! An account: its authenticators, its enrolments, its approvals, and what happened lately. `decide` and `evolve`
 //! hand on to the room of the entity; `react` says what is to be done about an event.
 
+use std::sync::Arc;
+
 use crate::{
     Aggregate, ApprovalId, AuthenticatorId, Command, EnrolmentId, Event, Timestamp,
     approval::{self, Answered, Approval, Ending, Outcome},
@@ -19,7 +21,8 @@ pub struct Account {
     identity: Option<Identity>,
     pub(crate) authenticators: Vec<Authenticator>,
     pub(crate) enrolments: Vec<Enrolment>,
-    pub(crate) approvals: Vec<Approval>,
+    /// Shared with the states before this one: most of them have ended, and change no more.
+    pub(crate) approvals: Vec<Arc<Approval>>,
     /// Numbers that were live in the last minutes: they rest before they are shown again.
     pub(crate) numbers: Vec<Resting>,
     pub(crate) keys: Keys,
@@ -163,7 +166,7 @@ impl Account {
     /// afterwards; and what lies ahead of it was recorded by a clock that has been set right.
     fn see_clock(&mut self, now: Timestamp) {
         for approval in &mut self.approvals {
-            approval.see_clock(now);
+            Approval::see_clock(approval, now);
         }
         for enrolment in &mut self.enrolments {
             enrolment.see_clock(now);

@@ -1,5 +1,7 @@
 //! One sign-in attempt, from its request to its outcome.
 
+use std::sync::Arc;
+
 use bytes::Bytes;
 
 use crate::{
@@ -325,8 +327,11 @@ impl Approval {
         self.seen_over || self.issued.as_ref().is_some_and(over)
     }
 
-    pub(crate) fn see_clock(&mut self, now: Timestamp) {
-        self.seen_over = self.ending.is_none() && self.is_overdue(now);
+    pub(crate) fn see_clock(this: &mut Arc<Self>, now: Timestamp) {
+        let over = this.ending.is_none() && this.is_overdue(now);
+        if over != this.seen_over {
+            Arc::make_mut(this).seen_over = over;
+        }
     }
 
     fn is_of_session(&self, request: &Request) -> bool {
@@ -337,12 +342,16 @@ impl Approval {
 impl Account {
     /// An approval that is live or ended lately. The log knows the older ones.
     pub fn approval(&self, id: ApprovalId) -> Option<&Approval> {
-        self.approvals.iter().find(|approval| approval.id == id)
+        self.all_approvals().find(|approval| approval.id == id)
     }
 
     /// Those that wait for an answer, oldest first.
     pub fn live_approvals(&self) -> impl Iterator<Item = &Approval> {
-        self.approvals.iter().filter(|approval| approval.ending.is_none())
+        self.all_approvals().filter(|approval| approval.ending.is_none())
+    }
+
+    fn all_approvals(&self) -> impl Iterator<Item = &Approval> {
+        self.approvals.iter().map(|approval| &**approval)
     }
 
     /// Whether a number is live, on the page of a sign-in or of an enrolment, or was so lately that it must rest.
@@ -391,13 +400,14 @@ impl Account {
             if let Some(idempotency) = &approval.idempotency {
                 self.keys.remember(idempotency, approval.id, now);
             }
-            self.approvals.push(approval);
+            self.approvals.push(Arc::new(approval));
         }
     }
 
     pub(crate) fn end_approval(&mut self, id: ApprovalId, ending: Ending) {
         // The first ending stands: no recorded event may change it, whichever release recorded it.
         if let Some(approval) = self.approvals.iter_mut().find(|one| one.id == id && one.ending.is_none()) {
+            let approval = Arc::make_mut(approval);
             let (number, at) = (approval.issued.as_ref().map(|issued| issued.number), ending.at);
             approval.ending = Some(ending);
             if let Some(issued) = &mut approval.issued {

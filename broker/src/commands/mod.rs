@@ -2,6 +2,7 @@
 
 pub(crate) mod admin;
 pub(crate) mod admin_client;
+pub(crate) mod bench_parts;
 pub(crate) mod check;
 pub(crate) mod demo;
 pub(crate) mod init;

@@ -95,20 +95,24 @@ impl Heads {
 pub(crate) struct StreamHasher(u64);
 
 impl Hasher for StreamHasher {
+    #[inline]
     fn write(&mut self, bytes: &[u8]) {
-        for piece in bytes.chunks(8) {
-            let mut word = [0; 8];
-            word[..piece.len()].copy_from_slice(piece);
-            self.write_u64(u64::from_le_bytes(word));
+        let (words, rest) = bytes.as_chunks::<8>();
+        for word in words {
+            self.write_u64(u64::from_le_bytes(*word));
+        }
+        for byte in rest {
+            self.write_u64(u64::from(*byte));
         }
     }
 
     /// A multiplication whose upper half is folded into the lower, so that every bit reaches every other.
+    #[inline]
+    #[expect(clippy::cast_possible_truncation, reason = "the two halves of a product")]
     fn write_u64(&mut self, word: u64) {
         const FACTOR: u128 = 0x9e37_79b9_7f4a_7c15;
         let product = u128::from(self.0 ^ word ^ 0xa076_1d64_78bd_642f) * FACTOR;
-        let [lower, upper] = [product, product >> 64].map(|half| half & u128::from(u64::MAX));
-        self.0 = u64::try_from(lower ^ upper).expect("both halves have 64 bits");
+        self.0 = product as u64 ^ (product >> 64) as u64;
     }
 
     fn finish(&self) -> u64 {

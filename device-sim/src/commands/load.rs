@@ -97,7 +97,7 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<std::process::ExitCode> {
     let plan = plan(&args)?;
     println!("{plan}, seed {}", plan.seed);
     let mut stage = match &args.config {
-        None => Stage::make(&program(&args)?).await?,
+        None => Stage::make(&program(args.countersign.as_deref())?).await?,
         Some(config) => Stage::join(running(&args, config)?).await?,
     };
     let progress = Progress::default();
@@ -162,9 +162,10 @@ fn plan(args: &Args) -> anyhow::Result<Plan> {
     })
 }
 
-fn program(args: &Args) -> anyhow::Result<PathBuf> {
-    let program = match &args.countersign {
-        Some(program) => program.clone(),
+/// The broker's program: the one that was named, or the one beside this program.
+pub(crate) fn program(named: Option<&Path>) -> anyhow::Result<PathBuf> {
+    let program = match named {
+        Some(program) => program.to_owned(),
         None => std::env::current_exe()
             .context("this program's own path is not known")?
             .with_file_name("countersign"),
@@ -191,7 +192,7 @@ fn running(args: &Args, config: &Path) -> anyhow::Result<Running> {
     push.apns_listen = args.listen_apns.unwrap_or(push.apns_listen);
     push.fcm_listen = args.listen_fcm.unwrap_or(push.fcm_listen);
     Ok(Running {
-        program: program(args)?,
+        program: program(args.countersign.as_deref())?,
         config_file: config.to_owned(),
         transport: transport.open()?,
         sign_in: ApiKey::from_file(&given(&args.sign_in_key_file)?)?,

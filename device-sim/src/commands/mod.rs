@@ -1,5 +1,6 @@
 //! The subcommands of `device-sim`.
 
+pub(crate) mod bench;
 mod big;
 pub(crate) mod enrol;
 pub(crate) mod load;

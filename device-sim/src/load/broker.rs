@@ -25,6 +25,8 @@ const START_MAX: Duration = Duration::from_secs(60);
 pub struct Usage {
     /// CPU time, user and system.
     pub cpu: Duration,
+    /// The memory that is resident now, in bytes.
+    pub resident_bytes: u64,
     /// The most memory that was resident at a time, in bytes.
     pub peak_bytes: u64,
 }
@@ -35,6 +37,7 @@ pub(super) struct Broker {
     program: PathBuf,
     folder: PathBuf,
     address: String,
+    limits: Vec<(&'static str, String)>,
     child: Option<Child>,
     /// Of processes that have ended.
     before: Usage,
@@ -61,6 +64,7 @@ impl Broker {
             program,
             folder,
             address: format!("http://{address}"),
+            limits: Vec::new(),
             child: None,
             before: Usage::default(),
         })
@@ -78,6 +82,11 @@ impl Broker {
         self.folder.join("admin.sock")
     }
 
+    /// Gives it another limit than is usual, by the environment.
+    pub(super) fn limit(&mut self, key: &'static str, value: impl ToString) {
+        self.limits.push((key, value.to_string()));
+    }
+
     /// Starts it and waits until it serves.
     pub(super) async fn start(&mut self) -> Result<(), StageError> {
         let log = fs::File::options().create(true).append(true).open(self.folder.join("stderr"));
@@ -90,6 +99,7 @@ impl Broker {
             .env("COUNTERSIGN__APPROVALS__WAITING_MAX", "20")
             .env("COUNTERSIGN__APPROVALS__REQUESTS_PER_5_MIN", "1000")
             .env("COUNTERSIGN__TELEMETRY__FILTER", "warn")
+            .envs(self.limits.iter().map(|(key, value)| (key, value)))
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
             .stderr(log.map_err(StageError::io("write the broker's log"))?)
@@ -126,9 +136,13 @@ impl Broker {
         self.before.and(self.running_usage())
     }
 
+    /// The id of its process, while there is one.
+    pub(super) fn process(&self) -> Option<u32> {
+        self.child.as_ref().and_then(Child::id)
+    }
+
     fn running_usage(&self) -> Usage {
-        let id = self.child.as_ref().and_then(Child::id);
-        id.and_then(|id| Usage::of(id).ok()).unwrap_or_default()
+        self.process().and_then(|id| Usage::of(id).ok()).unwrap_or_default()
     }
 }
 
@@ -145,14 +159,20 @@ impl Usage {
         let ticks = ticks(14).zip(ticks(15)).map(|(user, system)| user + system).ok_or_else(malformed)?;
         let cpu = Duration::from_millis(ticks * 1_000 / rustix::param::clock_ticks_per_second());
         let status = fs::read_to_string(format!("/proc/{process}/status"))?;
-        let peak = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));
-        let kibibytes =
-            peak.and_then(|text| text.trim().strip_suffix(" kB")).and_then(|text| text.parse::<u64>().ok());
-        Ok(Self { cpu, peak_bytes: kibibytes.ok_or_else(malformed)? * 1_024 })
+        let bytes = |name: &str| {
+            let text = status.lines().find_map(|line| line.strip_prefix(name))?;
+            Some(text.trim().strip_suffix(" kB")?.parse::<u64>().ok()? * 1_024)
+        };
+        let (resident_bytes, peak_bytes) = bytes("VmRSS:").zip(bytes("VmHWM:")).ok_or_else(malformed)?;
+        Ok(Self { cpu, resident_bytes, peak_bytes })
     }
 
     fn and(self, other: Self) -> Self {
-        Self { cpu: self.cpu + other.cpu, peak_bytes: self.peak_bytes.max(other.peak_bytes) }
+        Self {
+            cpu: self.cpu + other.cpu,
+            resident_bytes: other.resident_bytes,
+            peak_bytes: self.peak_bytes.max(other.peak_bytes),
+        }
     }
 
     /// What was used since.
@@ -170,7 +190,7 @@ mod tests {
     fn what_this_process_has_used_is_something() {
         let used = Usage::of(std::process::id()).unwrap();
         assert!(used.peak_bytes > 1024 * 1024, "{used:?}");
-        let later = Usage { cpu: used.cpu + Duration::from_secs(1), peak_bytes: used.peak_bytes + 1 };
+        let later = Usage { cpu: used.cpu + Duration::from_secs(1), peak_bytes: used.peak_bytes + 1, ..used };
         assert_eq!(later.since(used), Usage { cpu: Duration::from_secs(1), ..later });
     }
 }

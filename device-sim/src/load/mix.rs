@@ -83,6 +83,12 @@ impl Mix {
         Self { weights: vec![(profile, 1)], think: Think { median_ms: 0.0, p95_ms: 0.0 } }
     }
 
+    /// Everybody does the same, and thinks for so long.
+    pub fn after(think: Duration, profile: Profile) -> Self {
+        let median_ms = think.as_secs_f64() * 1_000.0;
+        Self { weights: vec![(profile, 1)], think: Think { median_ms, p95_ms: median_ms } }
+    }
+
     /// Reads a mix:
     ///
     /// ```

@@ -40,7 +40,7 @@ pub use self::{
     people::People,
     record::Record,
     report::Report,
-    stage::{Stage, StageError},
+    stage::{Size, Stage, StageError},
 };
 use crate::{clock::Clock, entropy::SplitMix64};
 

@@ -22,14 +22,28 @@ use crate::{
 const RELYING_PARTY: &str = "Load";
 const APPLICATION: &str = "Webmail";
 const REALM: &str = "load.example";
-/// Connections of login servers, and of all phones together.
-const LOGIN_CONNECTIONS: usize = 8;
+/// Connections of all phones together.
 const PHONE_CONNECTIONS: usize = 32;
+
+/// What a stage is made for.
+#[derive(Clone, Copy, Debug)]
+pub struct Size {
+    /// Connections of login servers. Each has room for 1,000 logins that wait.
+    pub login_connections: usize,
+    /// Approvals that may wait at a time.
+    pub waiting_max: usize,
+}
+
+impl Default for Size {
+    fn default() -> Self {
+        Self { login_connections: 8, waiting_max: 200_000 }
+    }
+}
 
 /// Everything that a load needs.
 #[derive(Debug)]
 pub struct Stage {
-    pub(super) push: PushServices,
+    pub(crate) push: PushServices,
     pub(super) login: LoginServer,
     pub(super) page: EnrollingPage,
     /// The phones' way to the broker.
@@ -99,7 +113,7 @@ pub enum StageError {
 }
 
 impl StageError {
-    pub(super) fn io(what: &'static str) -> impl FnOnce(io::Error) -> Self {
+    pub(crate) fn io(what: &'static str) -> impl FnOnce(io::Error) -> Self {
         move |source| Self::Io { what, source }
     }
 }
@@ -107,6 +121,11 @@ impl StageError {
 impl Stage {
     /// Starts push services and a broker of its own, by this program, in a folder that goes away.
     pub async fn make(program: &Path) -> Result<Self, StageError> {
+        Self::sized(program, Size::default()).await
+    }
+
+    /// The same for so many.
+    pub async fn sized(program: &Path, size: Size) -> Result<Self, StageError> {
         let folder = tempfile::tempdir().map_err(StageError::io("make a folder"))?;
         let push = quiet(Config::new().map_err(|error| StageError::Push(error.to_string()))?);
         let identity = push.identity.clone();
@@ -128,9 +147,10 @@ impl Stage {
             ca = path(&saved.ca),
         );
         let mut broker = Broker::make(program, &folder.path().join("broker"), &more).await?;
+        broker.limit("COUNTERSIGN__LIMITS__LIVE_APPROVALS", size.waiting_max);
         broker.start().await?;
         let (sign_in, enrolment) = register(&broker).await?;
-        let logins = Transport::to(broker.address()).connections(LOGIN_CONNECTIONS).open()?;
+        let logins = Transport::to(broker.address()).connections(size.login_connections).open()?;
         let phones = Transport::to(broker.address()).connections(PHONE_CONNECTIONS).open()?;
         Ok(Self {
             push,
@@ -160,6 +180,11 @@ impl Stage {
         })
     }
 
+    /// The broker's configuration.
+    pub fn config_file(&self) -> &Path {
+        &self.config_file
+    }
+
     /// Whether the broker is one that this program has started.
     pub fn is_ours(&self) -> bool {
         self.broker.is_some()
@@ -168,6 +193,11 @@ impl Stage {
     /// What the broker has used of the machine, if it is ours.
     pub fn usage(&self) -> Option<Usage> {
         self.broker.as_ref().map(Broker::usage)
+    }
+
+    /// The id of the broker's process, if it is ours.
+    pub fn process(&self) -> Option<u32> {
+        self.broker.as_ref().and_then(Broker::process)
     }
 
     /// Kills the broker (kill -9) and starts it again, if it is ours.

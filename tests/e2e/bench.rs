@@ -1,0 +1,69 @@
+//! The benchmarks, small: that they measure what they say, and say what they measured.
+
+use std::process::Command;
+
+use countersign_tests::{Result, programs};
+use serde_json::Value;
+
+fn bench(arguments: &[&str]) -> Result<(i32, String)> {
+    let done = Command::new(programs::device_sim()).arg("bench").args(arguments).output()?;
+    let said = [done.stdout, done.stderr].concat();
+    Ok((done.status.code().unwrap_or(-1), String::from_utf8(said)?))
+}
+
+fn json(file: &std::path::Path) -> Result<Value> {
+    Ok(serde_json::from_str(&std::fs::read_to_string(file)?)?)
+}
+
+#[test]
+fn the_ceiling_is_measured_beside_the_broker_in_one_run() -> Result<()> {
+    let folder = tempfile::tempdir()?;
+    let file = folder.path().join("ceiling.json");
+    let (status, said) = bench(&[
+        "ceiling",
+        "--phones=4",
+        "--approvals=20",
+        "--in-flight=4",
+        "--rounds=1",
+        "--seconds=1",
+        "--json",
+        &file.display().to_string(),
+    ])?;
+    assert_eq!(status, 0, "{said}");
+    for row in ["gRPC calls, bare", "pushes, bare", "checks, Ed25519 and ES256", "1024 waiting"] {
+        assert!(said.contains(row), "{said}");
+    }
+    let figures = json(&file)?;
+    let positive = |figure: &Value| assert!(figure.as_f64() > Some(0.0), "{figures}");
+    for ratio in ["cpu_per_approval", "append_1", "append_64", "append_1024"] {
+        positive(&figures["ratios"][ratio]);
+    }
+    let round = &figures["rounds"][0];
+    assert_eq!((&round["pushes"]["accepted"], &round["whole"]["approvals"]), (&20.into(), &20.into()));
+    for cost in [&round["calls"], &round["pushes"], &round["whole"]] {
+        positive(&cost["cpu_us"]);
+    }
+    Ok(())
+}
+
+#[test]
+fn logins_that_wait_are_weighed_and_all_are_told_in_the_end() -> Result<()> {
+    let folder = tempfile::tempdir()?;
+    let file = folder.path().join("waiting.json");
+    let written = file.display().to_string();
+    let (status, said) =
+        bench(&["waiting", "--logins=20", "--phones=4", "--rate=20", "--think=5", "--json", &written])?;
+    assert_eq!(status, 0, "{said}");
+    let figures = json(&file)?;
+    assert_eq!(
+        (&figures["logins"], &figures["approved"], &figures["connections"]),
+        (&20.into(), &20.into(), &1.into())
+    );
+    assert!(figures["waiting_bytes"].as_u64() >= figures["before_bytes"].as_u64(), "{figures}");
+    assert!(figures["idle_cpu_us"].as_f64() >= Some(0.0), "{figures}");
+
+    let (status, said) = bench(&["waiting", "--logins=1000", "--rate=5"])?;
+    assert_eq!(status, 2, "{said}");
+    assert!(said.contains("--rate 5: in 146 seconds 1000 logins cannot have come"), "{said}");
+    Ok(())
+}
