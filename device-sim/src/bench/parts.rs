@@ -88,9 +88,9 @@ impl Parts {
             Service::Apns => "apns",
             Service::Fcm => "fcm",
         };
-        let lines: String =
-            targets.iter().map(|(service, target)| format!("{} {target}\n", name(service))).collect();
-        std::fs::write(file.path(), lines).map_err(StageError::io("write push targets"))?;
+        let lines: Vec<_> =
+            targets.iter().map(|(service, target)| format!("{} {target}", name(service))).collect();
+        std::fs::write(file.path(), lines.join("\n")).map_err(StageError::io("write push targets"))?;
         let mut command = self.command("pushes");
         command.arg("--config").arg(config).arg("--targets").arg(file.path());
         command.arg(format!("--count={count}"));

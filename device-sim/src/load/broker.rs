@@ -83,7 +83,7 @@ impl Broker {
     }
 
     /// Gives it another limit than is usual, by the environment.
-    pub(super) fn limit(&mut self, key: &'static str, value: impl ToString) {
+    pub(super) fn limit(&mut self, key: &'static str, value: usize) {
         self.limits.push((key, value.to_string()));
     }
 
