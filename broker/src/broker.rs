@@ -7,12 +7,13 @@ use std::{collections::HashMap, convert::Infallible, sync::Arc, time::Duration};
 use countersign_domain::account::Effect;
 use tokio::{
     sync::mpsc,
-    task::{AbortHandle, Id, JoinSet},
+    task::{AbortHandle, Id, JoinSet, unconstrained},
 };
 use tokio_util::sync::CancellationToken;
 
 use crate::{
     api::{
+        admission::Admission,
         auth::Authenticator,
         grpc::{Administration, Services},
         listen::{self, Server},
@@ -159,10 +160,12 @@ impl Broker {
         let (expire, due) = mpsc::channel(EFFECTS_WAITING_MAX);
         let dispatcher = Dispatcher::new(sign_in.clone(), Arc::clone(&pusher), expire, pushes_max(config));
 
+        let admission = Arc::<Admission>::default();
         let services = Services {
             enrol: Enrol::new(sign_in.clone(), config.public_url.trim_end_matches('/').to_owned()),
             authenticator: Authenticator::new(Arc::clone(&relying_parties), Arc::clone(&models.index)),
             sign_in: sign_in.clone(),
+            admission: Arc::clone(&admission),
             free_text: config.approvals.free_text,
             stopping: stopping.clone(),
         };
@@ -188,8 +191,11 @@ impl Broker {
         servers.spawn("the public listener", going_on(server.tcp(public, edge.tls, patience)));
         servers.spawn("the listener of administration", going_on(admin.serve(admin_server, patience)));
         let mut workers = Tasks::default();
-        let follower = workers.spawn("the follower of the log", follower.run());
-        workers.spawn("the dispatcher of pushes", going_on(dispatcher.run(to_do, told)));
+        // Everybody waits for what these two do: they go on as long as there is something to do, and do not stand behind
+        // the thousands that each do a little.
+        let follower = workers.spawn("the follower of the log", unconstrained(follower.run()));
+        workers.spawn("the dispatcher of pushes", going_on(unconstrained(dispatcher.run(to_do, told))));
+        workers.spawn("the door for new work", going_on(admission.watch(stopping.clone())));
         workers.spawn("the expiry", going_on(expiry::run(sign_in, due, expiry::CONCURRENT_MAX)));
         Ok(Self { stopping, log, pusher, servers, workers, follower, patience, public: address })
     }

@@ -1,9 +1,11 @@
 //! The edge: who calls, what of it is well-formed, and how answers and errors look on the wire.
 //!
 //! - [`listen`]: sockets, TLS, and the limits of a connection;
+//! - [`admission`]: whether there is room for new work;
 //! - [`auth`]: who calls;
 //! - [`grpc`]: the services of `countersign.v1`; `grpc/status.rs` alone makes a status.
 
+pub mod admission;
 pub mod auth;
 pub mod grpc;
 pub mod listen;

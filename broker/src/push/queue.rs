@@ -18,7 +18,7 @@ use countersign_domain::{
 use serde::Deserialize;
 use tokio::{
     sync::{OwnedSemaphorePermit, Semaphore, TryAcquireError, mpsc},
-    task::JoinHandle,
+    task::{JoinHandle, unconstrained},
 };
 
 use self::dispatcher::Dispatcher;
@@ -239,7 +239,9 @@ impl<I: Clone + Send + 'static> Queue<I> {
         let kind = service.kind;
         let capacity = usize::try_from(service.queue.capacity.get()).unwrap_or(usize::MAX);
         let (jobs, taken) = mpsc::unbounded_channel();
-        let dispatcher = tokio::spawn(Dispatcher::new(service, report, clock, random).run(taken));
+        // All pushes go through it: it does not stand behind the thousands that each do a little.
+        let dispatcher = Dispatcher::new(service, report, clock, random).run(taken);
+        let dispatcher = tokio::spawn(unconstrained(dispatcher));
         Self {
             kind,
             capacity,

@@ -8,6 +8,7 @@ use countersign_domain::{
     authenticator::Authenticator, command::Refusal, enrolment::Stage,
 };
 use data_encoding::BASE64URL_NOPAD;
+use futures::{FutureExt as _, StreamExt as _, stream::FuturesUnordered};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 
 use super::{Error, SignIn, expiry::Due};
@@ -17,8 +18,9 @@ use crate::{
     push::{Job, NotQueued, Outcome, PushKind, PushMessage, Pusher, Report},
 };
 
-/// Effects that are worked on at a time; a cold account has to be read from the log first.
-const CONCURRENT_MAX: usize = 64;
+/// Effects and reports that are worked on at a time: a cold account has to be read from the log first, and what became of
+/// a push rides along with others to the disk.
+const CONCURRENT_MAX: usize = 4_096;
 
 /// For how long a push service keeps a notice for a phone that is off: the phone also lists it.
 const NOTICE_KEPT: Duration = Duration::from_secs(24 * 60 * 60);
@@ -97,32 +99,35 @@ impl Dispatcher {
         mut effects: mpsc::Receiver<(AccountId, Effect)>,
         mut reports: mpsc::UnboundedReceiver<(Push, Outcome)>,
     ) {
-        let places = Arc::new(Semaphore::new(CONCURRENT_MAX));
+        // Nearly all of them are done when they are first looked at: to spawn a task for each would cost more than they do.
+        let mut under_way = FuturesUnordered::new();
         loop {
-            let Ok(place) = Arc::clone(&places).acquire_owned().await else { return };
-            let this = self.clone();
+            let has_room = under_way.len() < CONCURRENT_MAX;
             tokio::select! {
-                effect = effects.recv() => {
+                Some(()) = under_way.next() => {}
+                effect = effects.recv(), if has_room => {
                     let Some((account, effect)) = effect else { return };
-                    tokio::spawn(async move {
-                        if let Err(error) = this.effect(account, &effect).await {
-                            let then = left_to(&effect);
-                            tracing::error!(?effect, %error, then, "could not be done");
-                        }
-                        drop(place);
-                    });
+                    under_way.push(self.do_effect(account, effect).left_future());
                 }
-                report = reports.recv() => {
+                report = reports.recv(), if has_room => {
                     let Some((push, outcome)) = report else { return };
-                    tokio::spawn(async move {
-                        let (about, to) = (push.about, push.to);
-                        if let Err(error) = this.reported(push, outcome).await {
-                            tracing::warn!(?about, authenticator = %to, %error, "what became of a push could not be recorded");
-                        }
-                        drop(place);
-                    });
+                    under_way.push(self.do_report(push, outcome).right_future());
                 }
             }
+        }
+    }
+
+    async fn do_effect(&self, account: AccountId, effect: Effect) {
+        if let Err(error) = self.effect(account, &effect).await {
+            let then = left_to(&effect);
+            tracing::error!(?effect, %error, then, "could not be done");
+        }
+    }
+
+    async fn do_report(&self, push: Push, outcome: Outcome) {
+        let (about, to) = (push.about, push.to);
+        if let Err(error) = self.reported(push, outcome).await {
+            tracing::warn!(?about, authenticator = %to, %error, "what became of a push could not be recorded");
         }
     }
 

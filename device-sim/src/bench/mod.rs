@@ -2,10 +2,12 @@
 //!
 //! In one run, on one machine: [`parts`] (what the broker's program says of its parts, each by itself) and [`calls`]
 //! (gRPC calls that do nothing) are the ceilings; [`whole`] is what approvals cost; [`ceiling`] puts the ones beside the
-//! others. [`waiting`] is what it costs that somebody waits. All figures that count are ratios: a machine that is busy, or slow, is so for both sides.
+//! others. [`waiting`] is what it costs that somebody waits, [`overload`] what is left when
+//! more is asked for than can be done. All figures that count are ratios: a machine that is busy, or slow, is so for both sides.
 
 pub mod calls;
 pub mod ceiling;
+pub mod overload;
 pub mod parts;
 pub mod waiting;
 pub mod whole;

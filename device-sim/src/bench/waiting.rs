@@ -64,6 +64,7 @@ pub async fn measure(plan: &Plan, program: &Path, step: impl Fn(&str)) -> Result
         mix: Mix::after(plan.think, Profile::Approve),
         lifetime: LIFETIME,
         kills: 0,
+        gives_up: false,
         seed: 1,
     };
     step(&format!("{} logins come, {} a second, and wait until their phones answer", plan.logins, plan.rate));

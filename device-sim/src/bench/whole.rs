@@ -36,8 +36,15 @@ pub async fn measure(
     approvals: u64,
     pace: Pace,
 ) -> Result<Whole, BenchError> {
-    let plan =
-        Plan { approvals, pace, mix: Mix::only(Profile::Approve), lifetime: LIFETIME, kills: 0, seed: 1 };
+    let plan = Plan {
+        approvals,
+        pace,
+        mix: Mix::only(Profile::Approve),
+        lifetime: LIFETIME,
+        kills: 0,
+        gives_up: false,
+        seed: 1,
+    };
     let before = stage.usage();
     let records = load::run(&plan, stage, people, &Progress::default()).await?;
     let used = before.zip(stage.usage()).map(|(before, after)| after.since(before));

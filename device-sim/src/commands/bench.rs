@@ -9,7 +9,7 @@ use std::{
 
 use anyhow::{Context as _, ensure};
 use clap::Subcommand;
-use device_sim::bench::{Plan, ceiling, waiting};
+use device_sim::bench::{Plan, ceiling, overload, waiting};
 use indicatif::ProgressBar;
 use serde::Serialize;
 
@@ -28,6 +28,8 @@ pub(crate) enum Bench {
     Ceiling(Ceiling),
     /// What it costs the broker's memory that many logins wait
     Waiting(Waiting),
+    /// What the broker does when more is asked for than it can do, beside the most that it can do
+    Overload(Overload),
 }
 
 /// `device-sim bench ceiling`
@@ -71,6 +73,36 @@ pub(crate) struct Waiting {
     output: Output,
 }
 
+/// `device-sim bench overload`
+#[derive(Debug, clap::Args)]
+pub(crate) struct Overload {
+    /// How many people, each with one phone
+    #[arg(long, value_name = "N", default_value_t = 1_000, value_parser = clap::value_parser!(u32).range(1..=100_000))]
+    phones: u32,
+    /// How many sign-ins to find the most that the broker can do
+    #[arg(long, value_name = "M", default_value_t = 4_000, value_parser = clap::value_parser!(u32).range(1..=10_000_000))]
+    approvals: u32,
+    /// The part of one core that the broker has, so that it and not this program is the limit
+    #[arg(long, value_name = "S", default_value = "0.2", value_parser = share)]
+    share: f64,
+    /// So many times that rate is asked for
+    #[arg(long, value_name = "T", default_value = "3", value_parser = times)]
+    times: f64,
+    /// For so many seconds
+    #[arg(long, value_name = "S", default_value_t = 20, value_parser = clap::value_parser!(u16).range(1..=3_600))]
+    seconds: u16,
+    #[command(flatten)]
+    output: Output,
+}
+
+fn share(text: &str) -> Result<f64, String> {
+    text.parse().ok().filter(|share| (0.01..=1.0).contains(share)).ok_or("0.01 to 1".to_owned())
+}
+
+fn times(text: &str) -> Result<f64, String> {
+    text.parse().ok().filter(|times| (0.1..=100.0).contains(times)).ok_or("0.1 to 100".to_owned())
+}
+
 #[derive(Debug, clap::Args)]
 struct Output {
     /// Writes the figures here as JSON
@@ -85,6 +117,7 @@ pub(crate) async fn run(bench: Bench) -> anyhow::Result<std::process::ExitCode> 
     match bench {
         Bench::Ceiling(args) => args.run().await?,
         Bench::Waiting(args) => args.run().await?,
+        Bench::Overload(args) => args.run().await?,
     }
     Ok(std::process::ExitCode::SUCCESS)
 }
@@ -122,6 +155,23 @@ impl Waiting {
         };
         let spinner = spinner();
         let measured = waiting::measure(&plan, &program, |step| spinner.set_message(step.to_owned())).await;
+        spinner.finish_and_clear();
+        self.output.write(&measured?)
+    }
+}
+
+impl Overload {
+    async fn run(self) -> anyhow::Result<()> {
+        let program = load::program(self.output.countersign.as_deref())?;
+        let plan = overload::Plan {
+            phones: usize::try_from(self.phones)?,
+            approvals: self.approvals.into(),
+            share: self.share,
+            times: self.times,
+            lasting: Duration::from_secs(self.seconds.into()),
+        };
+        let spinner = spinner();
+        let measured = overload::measure(&plan, &program, |step| spinner.set_message(step.to_owned())).await;
         spinner.finish_and_clear();
         self.output.write(&measured?)
     }

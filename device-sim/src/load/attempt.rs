@@ -12,7 +12,7 @@ use super::{
 };
 use crate::{
     clock::Clock,
-    login::{LoginServer, SignIn, Step},
+    login::{LoginServer, SignIn, Step, Update},
     phone::Profile,
 };
 
@@ -26,6 +26,8 @@ pub(super) struct Attempt {
     pub(super) lifetime: Duration,
     /// Whether the broker may go away meanwhile.
     pub(super) survives: bool,
+    /// Whether the page gives up when the broker does not take its request.
+    pub(super) gives_up: bool,
     pub(super) account: String,
     pub(super) login: LoginServer,
     pub(super) application: Arc<str>,
@@ -46,16 +48,18 @@ impl Attempt {
             done,
         });
         let (mut approval_id, mut to_number) = (None, None);
-        let ended = self
-            .login
-            .until_outcome(&sign_in, &self.clock, |update| {
-                if let (Step::Issued(issued), Some(order)) = (&update.step, order.take()) {
-                    to_number = Some(self.due.elapsed());
-                    self.desk.give(&issued.approval_id, Arc::new(order.with(issued.number.clone())));
-                    approval_id = Some(Box::<str>::from(&*issued.approval_id));
-                }
-            })
-            .await;
+        let told = |update: &Update| {
+            if let (Step::Issued(issued), Some(order)) = (&update.step, order.take()) {
+                to_number = Some(self.due.elapsed());
+                self.desk.give(&issued.approval_id, Arc::new(order.with(issued.number.clone())));
+                approval_id = Some(Box::<str>::from(&*issued.approval_id));
+            }
+        };
+        let ended = if self.gives_up {
+            self.login.ask_once(&sign_in, &self.clock, told).await
+        } else {
+            self.login.until_outcome(&sign_in, &self.clock, told).await
+        };
         let outcome_at = now();
         // A page that has no number gives none: nobody waits for its phone.
         drop(order);

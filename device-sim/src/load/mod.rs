@@ -57,6 +57,8 @@ pub struct Plan {
     pub lifetime: Duration,
     /// How often the broker is killed and started again meanwhile.
     pub kills: u32,
+    /// Whether pages give up when the broker does not take their request, instead of asking again.
+    pub gives_up: bool,
     /// Where chance begins.
     pub seed: u64,
 }
@@ -159,6 +161,7 @@ pub async fn run(
             due,
             lifetime: plan.lifetime,
             survives: plan.kills > 0,
+            gives_up: plan.gives_up,
             account: people.account(part.who),
             login: stage.login.clone(),
             application: stage.application.clone(),

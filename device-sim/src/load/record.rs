@@ -32,6 +32,14 @@ pub struct Record {
 }
 
 impl Record {
+    /// The broker was asked for more than it could do, said so at once, and has made nothing of the request.
+    pub fn is_shed(&self) -> bool {
+        let refused = self.login.as_ref().err().filter(|_| self.approval_id.is_none());
+        refused.is_some_and(|refusal| {
+            refusal.code() == tonic::Code::ResourceExhausted && refusal.retry_after().is_some()
+        })
+    }
+
     /// How it ended, in a word.
     pub fn outcome_name(&self) -> &'static str {
         match &self.login {

@@ -229,6 +229,32 @@ impl LoginServer {
         }
     }
 
+    /// The same for a page that gives up at once when the broker does not take the request.
+    pub async fn ask_once(
+        &self,
+        sign_in: &SignIn,
+        clock: &Clock,
+        mut told: impl FnMut(&Update),
+    ) -> Result<Outcome, Refusal> {
+        let mut only_updates = |news: News<'_>| {
+            if let News::Update(update) = news {
+                told(update);
+            }
+        };
+        let mut backoff = Backoff::new();
+        let mut known = Known::default();
+        let mut opened = Ok(self.request(sign_in).await?);
+        loop {
+            if let Some(outcome) = known.follow(opened, &mut backoff, clock, &mut only_updates).await? {
+                return Ok(outcome);
+            }
+            opened = match &known.approval_id {
+                None => self.request(sign_in).await,
+                Some(id) => self.watch(id, known.sequence).await,
+            };
+        }
+    }
+
     /// The same for an approval that waits already: the updates after `after_sequence`, to its outcome.
     pub async fn watch_until_outcome(
         &self,

@@ -25,7 +25,7 @@ impl Approvals for Services {
         &self,
         request: Request<v1::RequestApprovalRequest>,
     ) -> Result<Response<Self::RequestApprovalStream>, Status> {
-        self.accepting()?;
+        self.new_work()?;
         let caller = self.caller(&request, Scope::SignIn).await?;
         let opened = self.open(&caller, &request.into_inner()).await?;
         self.updates(&caller, opened.id, 0).await
@@ -45,7 +45,7 @@ impl Approvals for Services {
         request: Request<v1::RequestApprovalRequest>,
     ) -> Result<Response<v1::OpenApprovalReply>, Status> {
         use v1::open_approval_reply::Result as Opened;
-        self.accepting()?;
+        self.new_work()?;
         let caller = self.caller(&request, Scope::SignIn).await?;
         let opened = self.open(&caller, &request.into_inner()).await?;
         let approval = match opened.approval() {

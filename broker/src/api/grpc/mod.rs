@@ -22,6 +22,7 @@ use tokio_util::sync::CancellationToken;
 use tonic::{Request, Status};
 
 use super::{
+    admission::Admission,
     auth::{Authenticator, Caller, Shown},
     listen::{Peer, Receiving},
 };
@@ -52,6 +53,8 @@ pub struct Services {
     pub enrol: Enrol,
     /// Who calls.
     pub authenticator: Authenticator,
+    /// Whether there is room for new work.
+    pub admission: Arc<Admission>,
     /// Place and browser may be sent to phones as free text.
     pub free_text: bool,
     /// The broker is about to end.
@@ -120,6 +123,12 @@ impl Services {
 
     fn accepting(&self) -> Result<(), Status> {
         if self.stopping.is_cancelled() { Err(status::stopping()) } else { Ok(()) }
+    }
+
+    /// Whether somebody is let in who begins something.
+    fn new_work(&self) -> Result<(), Status> {
+        self.accepting()?;
+        self.admission.admit().map_err(status::overloaded)
     }
 }
 

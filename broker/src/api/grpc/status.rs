@@ -13,7 +13,15 @@ use countersign_domain::{
 use tonic::{Code, Status};
 use tonic_types::{ErrorDetails, FieldViolation, StatusExt};
 
-use crate::{api::auth, decider, log::AppendError, signin::Error};
+use crate::{
+    api::{
+        admission::{AGAIN_AFTER, Shed},
+        auth,
+    },
+    decider,
+    log::AppendError,
+    signin::Error,
+};
 
 /// Of all reasons of Countersign.
 const DOMAIN: &str = "countersign";
@@ -226,6 +234,10 @@ pub(super) fn invalid(violations: Vec<FieldViolation>) -> Status {
 
 pub(super) fn stopping() -> Status {
     retry(Code::Unavailable, "STOPPING", "this broker is stopping: go on with another", RETRY_ELSEWHERE)
+}
+
+pub(super) fn overloaded(_: Shed) -> Status {
+    retry(Code::ResourceExhausted, "OVERLOADED", "more is asked for than the broker can do", AGAIN_AFTER)
 }
 
 pub(super) fn message_late() -> Status {

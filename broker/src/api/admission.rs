@@ -1,0 +1,148 @@
+//! The door for new work. A broker that is asked for more than it can do lets in as much as it can, and sends the rest
+//! away at once, while that is cheap: else everybody would wait for longer and longer, and what is done in the end would
+//! be of use to nobody. What has been let in (a phone's answer, a login that waits) is never sent away here.
+//!
+//! How much it can do is not configured but seen: a task that asks to be woken after a few milliseconds is woken late
+//! when there is more to do than is done. If even the shortest of the delays of an interval is long, work piles up, and
+//! fewer are let in; else more. (The shortest, not the mean, tells a queue that stands from one that comes and goes:
+//! Nichols and Jacobson, "Controlling Queue Delay", 2012. By how much: additive increase, multiplicative decrease.)
+
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicU32, Ordering},
+    },
+    time::Duration,
+};
+
+use tokio_util::sync::CancellationToken;
+
+use crate::clock::Stopwatch;
+
+/// How soon the task asks to be woken.
+const NAP: Duration = Duration::from_millis(5);
+/// Delays are looked at together.
+const INTERVAL: Duration = Duration::from_millis(100);
+/// Work piles up when nobody was woken sooner than this in an interval.
+const DELAY_MAX: Duration = Duration::from_millis(5);
+/// Who is sent away should come again no sooner.
+pub const AGAIN_AFTER: Duration = Duration::from_secs(1);
+
+/// All are let in.
+const ALL: u32 = 1 << 16;
+/// Some always are: how else would be seen that it goes again?
+const LEAST: u32 = ALL / 50;
+/// So many more after an interval without a pile.
+const MORE: u32 = ALL / 40;
+
+/// How many are let in.
+#[derive(Debug)]
+pub struct Admission {
+    /// Of [`ALL`].
+    admitted: AtomicU32,
+    /// What those who came have brought together; who makes it overflow is let in.
+    gathered: AtomicU32,
+}
+
+/// It was not let in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Shed;
+
+impl Default for Admission {
+    fn default() -> Self {
+        Self { admitted: AtomicU32::new(ALL), gathered: AtomicU32::new(0) }
+    }
+}
+
+impl Admission {
+    /// Lets somebody in, or not: spread evenly, not by chance.
+    pub fn admit(&self) -> Result<(), Shed> {
+        let admitted = self.admitted.load(Ordering::Relaxed);
+        if admitted >= ALL {
+            return Ok(());
+        }
+        let before = self.gathered.fetch_add(admitted, Ordering::Relaxed);
+        if before % ALL + admitted >= ALL { Ok(()) } else { Err(Shed) }
+    }
+
+    /// Looks how long the broker's tasks wait for their turn, until it stops.
+    pub async fn watch(self: Arc<Self>, stopping: CancellationToken) {
+        while !stopping.is_cancelled() {
+            let (interval, mut shortest) = (Stopwatch::start(), Duration::MAX);
+            while interval.elapsed() < INTERVAL {
+                let nap = Stopwatch::start();
+                tokio::time::sleep(NAP).await;
+                // Who has just been woken is let go first. Behind all who wait for their turn is where others stand, too.
+                tokio::task::yield_now().await;
+                shortest = shortest.min(nap.elapsed().saturating_sub(NAP));
+            }
+            self.seen(shortest);
+        }
+    }
+
+    /// Nobody was woken sooner than this in an interval.
+    fn seen(&self, shortest_delay: Duration) {
+        let before = self.admitted.load(Ordering::Relaxed);
+        let piles_up = shortest_delay > DELAY_MAX;
+        let after = if piles_up { (before - before / 8).max(LEAST) } else { (before + MORE).min(ALL) };
+        self.admitted.store(after, Ordering::Relaxed);
+        if piles_up && before == ALL {
+            tracing::warn!(
+                delay_ms = shortest_delay.as_millis(),
+                "more is asked for than this machine can do: some requests for approvals are sent away (OVERLOADED)"
+            );
+        } else if before < ALL && after == ALL {
+            tracing::info!("all requests for approvals are let in again");
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn let_in(admission: &Admission, of: usize) -> usize {
+        (0..of).filter(|_| admission.admit().is_ok()).count()
+    }
+
+    #[test]
+    fn fewer_are_let_in_the_longer_work_piles_up_and_all_when_it_does_not_any_more() {
+        let admission = Admission::default();
+        assert_eq!(let_in(&admission, 1_000), 1_000);
+        admission.seen(DELAY_MAX);
+        assert_eq!(let_in(&admission, 1_000), 1_000, "a delay that comes and goes");
+        admission.seen(DELAY_MAX * 2);
+        assert!((870..=880).contains(&let_in(&admission, 1_000)));
+        (0..5).for_each(|_| admission.seen(DELAY_MAX * 2));
+        assert!((440..=460).contains(&let_in(&admission, 1_000)));
+        (0..1_000).for_each(|_| admission.seen(DELAY_MAX * 2));
+        assert!((19..=21).contains(&let_in(&admission, 1_000)), "some always are");
+        (0..40).for_each(|_| admission.seen(Duration::ZERO));
+        assert_eq!(let_in(&admission, 1_000), 1_000);
+    }
+
+    #[test]
+    fn who_is_let_in_is_spread_evenly() {
+        let admission = Admission::default();
+        (0..6).for_each(|_| admission.seen(DELAY_MAX * 2));
+        for _ in 0..100 {
+            assert!((3..=6).contains(&let_in(&admission, 10)));
+        }
+    }
+
+    #[tokio::test]
+    async fn work_that_piles_up_is_seen() {
+        let (admission, stopping) = (Arc::new(Admission::default()), CancellationToken::new());
+        let watch = tokio::spawn(Arc::clone(&admission).watch(stopping.clone()));
+        // One thread runs all tasks here, and this one leaves it only for moments.
+        while admission.admit().is_ok() {
+            let busy = Stopwatch::start();
+            while busy.elapsed() < DELAY_MAX * 2 {
+                std::hint::spin_loop();
+            }
+            tokio::task::yield_now().await;
+        }
+        stopping.cancel();
+        watch.await.unwrap();
+    }
+}
