@@ -1,5 +1,6 @@
 //! Puts the rooms together, and takes them apart again in the right order.
 
+mod seen;
 pub mod setup;
 
 use std::{collections::HashMap, convert::Infallible, sync::Arc, time::Duration};
@@ -16,6 +17,7 @@ use crate::{
         admission::Admission,
         auth::Authenticator,
         grpc::{Administration, Services},
+        http::metrics_router,
         listen::{self, Server},
     },
     clock::Clock,
@@ -35,6 +37,7 @@ use crate::{
         dispatch::{Dispatcher, Reports},
         expiry,
     },
+    telemetry::metrics::labels::Listener,
 };
 
 use setup::{Edge, Ports};
@@ -178,18 +181,24 @@ impl Broker {
             issuing: Arc::default(),
             stopping: stopping.clone(),
         };
+        let look = seen::look(config, &sign_in.models.index, &pusher);
         // All that can fail has been done before the first caller is let in.
         let limits = config.limits.of_listener();
-        let admin_limits = listen::Limits { connections: ADMIN_CONNECTIONS_MAX, ..limits };
+        let few = listen::Limits { connections: FEW_CONNECTIONS, ..limits };
         let admin = admin_listener(config, ports.admin, edge.admin_tls).await?;
+        let metrics = ports.metrics.map(|port| listen::listen(port, "metrics.listen")).transpose()?;
         let public = listen::listen(ports.public, "server.listen")?;
         let address = public.local_addr().unwrap_or(config.server.listen);
 
-        let server = Server::new(services.public().await, limits, stopping.clone());
-        let admin_server = Server::new(administration.router(), admin_limits, stopping.clone());
+        let server = Server::new(services.public().await, limits, Listener::Public, stopping.clone());
+        let admin_server = Server::new(administration.router(), few, Listener::Admin, stopping.clone());
         let mut servers = Tasks::default();
         servers.spawn("the public listener", going_on(server.tcp(public, edge.tls, patience)));
         servers.spawn("the listener of administration", going_on(admin.serve(admin_server, patience)));
+        if let Some(metrics) = metrics {
+            let server = Server::new(metrics_router(look), few, Listener::Metrics, stopping.clone());
+            servers.spawn("the listener of metrics", going_on(server.tcp(metrics, None, patience)));
+        }
         let mut workers = Tasks::default();
         // Everybody waits for what these two do: they go on as long as there is something to do, and do not stand behind
         // the thousands that each do a little.
@@ -279,8 +288,8 @@ enum AdminListener {
     Tcp(tokio::net::TcpListener, tokio_rustls::TlsAcceptor),
 }
 
-/// Connections of operators: a handful.
-const ADMIN_CONNECTIONS_MAX: usize = 64;
+/// Connections of operators, and of what asks for metrics: a handful.
+const FEW_CONNECTIONS: usize = 64;
 
 impl AdminListener {
     async fn serve(self, server: Server, patience: Duration) {

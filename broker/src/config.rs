@@ -21,6 +21,7 @@ use self::number::number;
 use crate::{
     api::listen::{self, Tls},
     push::{apns, fcm},
+    telemetry::{logs, traces},
 };
 
 /// A configuration that has been checked.
@@ -48,7 +49,12 @@ pub struct Config {
     pub push: Push,
     /// How the broker tells what it does.
     #[serde(default)]
-    pub telemetry: Telemetry,
+    pub telemetry: logs::Settings,
+    /// Where it is asked how much it does.
+    #[serde(default)]
+    pub metrics: Metrics,
+    /// Where traces go; nowhere without.
+    pub traces: Option<traces::Settings>,
     /// Where each value came from.
     #[serde(skip)]
     origin: Origin,
@@ -238,30 +244,13 @@ pub struct Push {
     pub fcm: Option<fcm::Settings>,
 }
 
-/// `[telemetry]`
-#[derive(Debug, Clone, Deserialize)]
+/// `[metrics]`
+#[derive(Debug, Clone, Default, Deserialize)]
 #[serde(deny_unknown_fields, default)]
-pub struct Telemetry {
-    /// `text` or `json`.
-    pub format: LogFormat,
-    /// What is logged, such as `info` or `countersign=debug,info`.
-    pub filter: String,
-}
-
-impl Default for Telemetry {
-    fn default() -> Self {
-        Self { format: LogFormat::Text, filter: "info".to_owned() }
-    }
-}
-
-/// How log lines look.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum LogFormat {
-    /// For people.
-    Text,
-    /// One JSON object a line.
-    Json,
+pub struct Metrics {
+    /// Address and port of a listener of its own that answers `GET /metrics`; none without. Whoever reaches it may read it.
+    #[serde(deserialize_with = "some_address")]
+    pub listen: Option<SocketAddr>,
 }
 
 /// Where the values of a configuration came from: the lines of its file, and variables of the environment.
@@ -516,7 +505,9 @@ impl Config {
             self.telemetry.filter.parse::<tracing_subscriber::EnvFilter>().is_ok(),
             "telemetry.filter",
             "must be levels such as info, or countersign=debug,info",
-        )
+        )?;
+        let traces = self.traces.as_ref().map_or(Ok(()), traces::Settings::check);
+        traces.map_err(|(key, problem)| (key, problem.to_owned()))
     }
 
     fn paths_mut(&mut self) -> Vec<(&'static str, &mut PathBuf)> {
@@ -540,6 +531,8 @@ impl Config {
             paths.push(("push.fcm.service_account_file", &mut fcm.service_account_file));
             paths.extend(fcm.ca_file.as_mut().map(|file| ("push.fcm.ca_file", file)));
         }
+        let collector = self.traces.as_mut().and_then(|traces| traces.ca_file.as_mut());
+        paths.extend(collector.map(|file| ("traces.ca_file", file)));
         paths
     }
 }

@@ -34,7 +34,14 @@ use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
 use tower::ServiceExt;
 
-use crate::key_file;
+use crate::{
+    key_file,
+    telemetry::metrics::{
+        cells::One,
+        labels::{Listener, Rejected},
+        metrics,
+    },
+};
 
 /// A peer is asked for a sign of life after so much silence, and let go when it gives none for as long.
 const KEEP_ALIVE: Duration = Duration::from_secs(20);
@@ -165,6 +172,8 @@ pub struct Tls {
 pub struct Server {
     router: axum::Router,
     limits: Limits,
+    /// What it is counted as.
+    label: Listener,
     connections: Arc<Semaphore>,
     addresses: Arc<Addresses>,
     stopping: CancellationToken,
@@ -173,10 +182,11 @@ pub struct Server {
 
 impl Server {
     /// Serves this router within these limits, until told to stop.
-    pub fn new(router: axum::Router, limits: Limits, stopping: CancellationToken) -> Self {
+    pub fn new(router: axum::Router, limits: Limits, label: Listener, stopping: CancellationToken) -> Self {
         Self {
             router,
             limits,
+            label,
             connections: Arc::new(Semaphore::new(limits.connections)),
             addresses: Arc::default(),
             stopping,
@@ -201,9 +211,10 @@ impl Server {
                 }
             };
             let Some(visit) = self.addresses.enter(address.ip(), self.limits.connections_per_address) else {
+                metrics().calls.rejected.count(Rejected::TooManyOfAddress);
                 continue;
             };
-            let place = Place { _connection: place, _visit: Some(visit) };
+            let place = self.taken(place, Some(visit));
             // A number and a yes are small: they must not wait for more to send.
             let _ = stream.set_nodelay(true);
             match tls.clone() {
@@ -214,6 +225,7 @@ impl Server {
                     tokio::spawn(async move {
                         let Ok(Ok(stream)) = tokio::time::timeout(within, acceptor.accept(stream)).await
                         else {
+                            metrics().calls.rejected.count(Rejected::Handshake);
                             return;
                         };
                         let shown = stream.get_ref().1.peer_certificates().and_then(<[_]>::first);
@@ -240,7 +252,7 @@ impl Server {
             };
             match accepted {
                 Ok((stream, _)) => {
-                    self.serve(stream, Peer::default(), Place { _connection: place, _visit: None });
+                    self.serve(stream, Peer::default(), self.taken(place, None));
                 }
                 Err(error) => pause_after(&error).await,
             }
@@ -255,6 +267,12 @@ impl Server {
             place = Arc::clone(&self.connections).acquire_owned() => place.ok(),
             () = self.stopping.cancelled() => None,
         }
+    }
+
+    fn taken(&self, connection: OwnedSemaphorePermit, visit: Option<Visit>) -> Place {
+        let calls = &metrics().calls;
+        calls.accepted.count(self.label);
+        Place { _connection: connection, _visit: visit, _counted: calls.connections.one(self.label) }
     }
 
     fn connection(&self) -> Connection {
@@ -277,6 +295,7 @@ impl Server {
 struct Place {
     _connection: OwnedSemaphorePermit,
     _visit: Option<Visit>,
+    _counted: One<Listener>,
 }
 
 /// How many connections each address has.
@@ -376,6 +395,7 @@ impl Connection {
                 tracing::debug!(peer = ?peer.address, %error, "connection ended");
             },
             () = never_called(&called, self.limits.request_within) => {
+                metrics().calls.rejected.count(Rejected::Silent);
                 tracing::debug!(peer = ?peer.address, "no request came: connection closed");
             }
         }
@@ -410,6 +430,7 @@ fn builder(limits: Limits) -> auto::Builder<TokioExecutor> {
 
 /// A listener that has run out of file descriptors gets them back by waiting, not by trying again at once.
 async fn pause_after(error: &io::Error) {
+    metrics().calls.rejected.count(Rejected::NotAccepted);
     tracing::warn!(%error, "a connection could not be accepted");
     tokio::time::sleep(Duration::from_millis(100)).await;
 }
@@ -484,6 +505,9 @@ pub fn remove_socket(path: &Path) {
 /// TLS as configured.
 pub fn tls(tls: &Tls) -> Result<TlsAcceptor, Error> {
     let certificates = certificates(&tls.certificate_file)?;
+    // rustls takes one that it cannot read, too: nobody can tell then when it expires.
+    let expires = certificates.first().and_then(|own| x509_parser::parse_x509_certificate(own).ok());
+    let expires_s = expires.map_or(0, |(_, own)| own.validity().not_after.timestamp());
     let key = key_file::read(&tls.key_file)?;
     let key = PrivateKeyDer::from_pem_slice(&key)
         .map_err(|error| bad(&tls.key_file, format!("holds no private key in PEM: {error}")))?;
@@ -499,6 +523,8 @@ pub fn tls(tls: &Tls) -> Result<TlsAcceptor, Error> {
         bad(&tls.certificate_file, format!("does not go with {}: {error}", tls.key_file.display()))
     })?;
     config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
+    let listener = if tls.client_certificate_required { Listener::Admin } else { Listener::Public };
+    metrics().calls.certificate_expires.set(listener, u64::try_from(expires_s).unwrap_or(0));
     Ok(TlsAcceptor::from(Arc::new(config)))
 }
 

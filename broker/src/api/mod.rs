@@ -3,9 +3,11 @@
 //! - [`listen`]: sockets, TLS, and the limits of a connection;
 //! - [`admission`]: whether there is room for new work;
 //! - [`auth`]: who calls;
-//! - [`grpc`]: the services of `countersign.v1`; `grpc/status.rs` alone makes a status.
+//! - [`grpc`]: the services of `countersign.v1`; `grpc/status.rs` alone makes a status;
+//! - [`http`]: metrics, for Prometheus.
 
 pub mod admission;
 pub mod auth;
 pub mod grpc;
+pub mod http;
 pub mod listen;

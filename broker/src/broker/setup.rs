@@ -12,6 +12,7 @@ use crate::{
     keys::{self, Keys},
     log::LogConfig,
     push::{self, SetupError, apns, fcm},
+    telemetry::traces,
 };
 
 /// What the configuration names, read and understood.
@@ -35,6 +36,7 @@ pub struct Edge {
 pub struct Ports {
     pub(super) public: TcpSocket,
     pub(super) admin: Option<TcpSocket>,
+    pub(super) metrics: Option<TcpSocket>,
 }
 
 /// All that is wrong.
@@ -61,6 +63,7 @@ impl Setup {
         let mut problems = Problems { config, found: Vec::new() };
         let keys = problems.take("keys.folder", keys_of(config));
         problems.look_at_folders();
+        problems.look_at_traces();
         let edge = Edge::read_into(config, &mut problems);
         match (keys, edge) {
             (Some(keys), Some(edge)) if problems.found.is_empty() => Ok(Self { keys, edge }),
@@ -113,7 +116,8 @@ impl Ports {
         }
         let public = listen::bind(config.server.listen, "server.listen")?;
         let admin = config.admin.listen.map(|at| listen::bind(at, "admin.listen")).transpose()?;
-        Ok(Self { public, admin })
+        let metrics = config.metrics.listen.map(|at| listen::bind(at, "metrics.listen")).transpose()?;
+        Ok(Self { public, admin, metrics })
     }
 }
 
@@ -165,6 +169,13 @@ impl Problems<'_> {
 
     fn key_of(&self, file: &Path) -> Option<&'static str> {
         self.config.key_of_path(file)
+    }
+
+    fn look_at_traces(&mut self) {
+        let Some(settings) = &self.config.traces else { return };
+        let made = traces::Traces::new(settings);
+        let key = made.as_ref().err().and_then(traces::Error::file).and_then(|file| self.key_of(file));
+        self.take(key.unwrap_or("traces"), made);
     }
 
     fn look_at_folders(&mut self) {

@@ -8,7 +8,7 @@ use crate::ConfigFile;
 pub(crate) fn run(config: &ConfigFile) -> anyhow::Result<()> {
     let config = config.load()?;
     // For what serve only warns of.
-    telemetry::start(&config.telemetry);
+    telemetry::start(&config.telemetry, None);
     Setup::read(&config)?;
     println!("{}: good", config.file().display());
     Ok(())

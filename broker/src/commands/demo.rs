@@ -209,7 +209,7 @@ async fn start_broker(dir: &Path, push: &PushServices) -> anyhow::Result<(Config
     text.push_str(&push.configuration());
     fs::write(&file, text)?;
     let config = Config::load(&file)?;
-    telemetry::start(&config.telemetry);
+    telemetry::start(&config.telemetry, None);
     let foundations = super::serve::foundations(&config).await?;
     let broker = Broker::start(&config, foundations).await?;
     Ok((config, file, broker))

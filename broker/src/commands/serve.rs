@@ -13,7 +13,10 @@ use countersign::{
     entropy::{Entropy, OsEntropy},
     keys::{self, Keys},
     log::{EventLog, Fault, LocalLog, LogConfig},
-    telemetry,
+    telemetry::{
+        self,
+        traces::{self, Traces},
+    },
 };
 use tokio::signal::unix::{SignalKind, signal};
 
@@ -22,7 +25,8 @@ use crate::ConfigFile;
 
 pub(crate) async fn run(file: &ConfigFile) -> anyhow::Result<()> {
     let mut config = file.load()?;
-    telemetry::start(&config.telemetry);
+    let traces = config.traces.as_ref().map(Traces::new).transpose()?;
+    telemetry::start(&config.telemetry, traces);
     open_files::fit(&mut config.limits)?;
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
@@ -51,6 +55,12 @@ pub(crate) async fn run(file: &ConfigFile) -> anyhow::Result<()> {
         fault = log.stopped() => Why::LogStopped(fault),
         ended = broker.ended() => Why::BrokerEnded(ended),
     };
+    let ended = end(broker, why).await;
+    traces::end().await;
+    ended
+}
+
+async fn end(broker: Broker, why: Why) -> anyhow::Result<()> {
     match why {
         Why::Told => {
             tracing::info!("stopping");

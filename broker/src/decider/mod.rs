@@ -13,10 +13,15 @@ use std::{
 
 use countersign_domain::{Aggregate, Timestamp};
 use lru::LruCache;
+use tracing::{Instrument as _, info_span};
 
 use crate::{
     clock::Clock,
     log::{Append, AppendError, Entry, EventLog, Expected, Position, ReadError, StreamId, Urgency, Version},
+    telemetry::{
+        metrics::{labels::Remembered, metrics},
+        traces::{self, STORY},
+    },
 };
 use codec::Codec;
 
@@ -128,7 +133,8 @@ impl<C: Codec> Decider<C> {
                 return Ok(Decided { events, state: folded.state, at, position: None });
             }
             let expected = folded.version.map_or(Expected::Empty, Expected::At);
-            match self.log.append(self.append_of(id, expected, at, &events)).await {
+            let append = traces::part(|| info_span!(target: STORY, "append"));
+            match self.log.append(self.append_of(id, expected, at, &events)).instrument(append).await {
                 Ok(appended) => {
                     let mut state = folded.state;
                     let evolving = Arc::make_mut(&mut state);
@@ -138,7 +144,7 @@ impl<C: Codec> Decider<C> {
                     self.remember(id, Folded { version: Some(appended.version), state: Arc::clone(&state) });
                     return Ok(Decided { events, state, at, position: Some(appended.position) });
                 }
-                Err(AppendError::Conflict { .. }) => {}
+                Err(AppendError::Conflict { .. }) => metrics().log.conflicts.count(()),
                 Err(error) => return Err(Error::from(error).into()),
             }
         }
@@ -171,9 +177,12 @@ impl<C: Codec> Decider<C> {
         let version = self.log.version(stream).await?;
         let mut folded =
             self.remembered(id).unwrap_or_else(|| Folded { version: None, state: Arc::default() });
+        let looked_up = &metrics().log.remembered;
         if folded.version == version {
+            looked_up.count(Remembered::Hit);
             return Ok(folded);
         }
+        looked_up.count(if folded.version.is_some() { Remembered::Stale } else { Remembered::Miss });
         for entry in self.log.read(stream, folded.version).await? {
             let (_, events) = self.decode(&entry)?;
             let state = Arc::make_mut(&mut folded.state);

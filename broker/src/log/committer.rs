@@ -12,6 +12,7 @@ use super::heads::{ByStream, Heads};
 use super::journal::writer::{Batch, CommitError, Journal};
 use super::queue::{Queue, Taken, Waiting};
 use super::recent::Recent;
+use crate::telemetry::metrics;
 
 /// What the writer thread works on.
 #[derive(Debug)]
@@ -104,10 +105,14 @@ impl Committer {
         }
         match self.journal.commit(batch, count) {
             Ok(()) => {
+                let log = &metrics().log;
+                log.batch_entries.observe((), count.into());
+                log.disk_full.set((), 0);
                 self.publish(round);
                 Ok(())
             }
             Err(CommitError::NoRoom) => {
+                metrics().log.disk_full.set((), 1);
                 // Losers too: what they conflict with is not there.
                 round.refuse_all(&AppendError::NoRoom);
                 Ok(())
@@ -128,6 +133,7 @@ impl Committer {
             self.heads.advance(stream, position);
         }
         self.head.send_replace(last.number());
+        metrics().log.head.set((), last.number());
         for append in round.accepted.drain(..) {
             let Entry { position, version, .. } = *append.entry;
             append.answer(Ok(Appended { position, version }));

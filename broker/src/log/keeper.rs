@@ -6,6 +6,8 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::telemetry::metrics;
+
 use super::entry::Position;
 use super::error::ReadError;
 use super::format::{encode, put_behind_length};
@@ -139,6 +141,7 @@ impl Keeper {
 
     fn set_stored(&mut self, stored: Option<Position>) {
         self.stored = stored;
+        metrics().log.stored.set((), stored.map_or(0, Position::number));
         self.sources.recent.set_stored(stored);
     }
 
@@ -158,6 +161,7 @@ impl Keeper {
         self.set_stored(None);
         self.sources.store.set(None);
         self.failures += 1;
+        metrics().log.store_failures.count(());
         if self.failures > FAILURES_MAX {
             tracing::error!("the store has failed too often: reading the journal until the next start");
             return false;

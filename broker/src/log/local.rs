@@ -28,6 +28,7 @@ use super::snapshots::{MODEL_PREFIX, Snapshots};
 use super::start::{Started, start};
 use super::store::{panic_message, yield_to_others};
 use super::{EntryStream, EventLog, SNAPSHOT_BYTES_MAX};
+use crate::telemetry::metrics::{labels, metrics};
 
 /// The folder of the journal's segments in the log's folder.
 pub(crate) const JOURNAL_FOLDER: &str = "journal";
@@ -137,6 +138,8 @@ impl LocalLog {
         let first_recent = newest.first().map_or(Position::after(journal.head), |entry| entry.position);
         let recent = Arc::new(Recent::new(config.recent_bytes_max, first_recent, stored));
         recent.push(newest.into_iter());
+        metrics().log.head.set((), journal.head.map_or(0, Position::number));
+        metrics().log.stored.set((), stored.map_or(0, Position::number));
         let (head, heads) = (watch::Sender::new(journal.head.map_or(0, Position::number)), Arc::new(heads));
         let (fault, (working, still_working)) = (watch::Sender::new(None), watch::channel(2));
         let sources = Arc::new(Sources {
@@ -184,6 +187,22 @@ impl LocalLog {
 }
 
 impl LocalLog {
+    async fn append_uncounted(&self, append: Append) -> Result<Appended, AppendError> {
+        let bytes = check_limits(&append)?;
+        let Append { stream, expected, urgency, recorded_at_ms, events } = append;
+        // The writer sets what only it can know.
+        let (position, previous) = (Position::FIRST, None);
+        let version = version_at(position);
+        let entry = Arc::new(Entry { position, stream, version, previous, recorded_at_ms, events });
+        let (answer, answered) = oneshot::channel();
+        self.queue.push(entry, bytes, expected, urgency == Urgency::Now, answer)?;
+        match answered.await {
+            Ok(answer) => answer,
+            // The writer has panicked with the append in its hands.
+            Err(_) => Err(AppendError::Stopped(self.stopped().await)),
+        }
+    }
+
     /// Whether somebody claims to have come further than the log. At the next start that would be evidence
     /// against the journal.
     fn is_beyond(&self, name: &str, position: Position) -> bool {
@@ -271,22 +290,23 @@ fn keep(mut keeper: Keeper, at_work: AtWork) {
     drop(at_work);
 }
 
+fn counted_as(appended: &Result<Appended, AppendError>) -> labels::Appended {
+    match appended {
+        Ok(_) => labels::Appended::Durable,
+        Err(AppendError::Conflict { .. }) => labels::Appended::Conflict,
+        Err(AppendError::NoRoom) => labels::Appended::NoRoom,
+        Err(AppendError::Busy { .. }) => labels::Appended::Busy,
+        Err(AppendError::Stopped(_)) => labels::Appended::Stopped,
+        Err(_) => labels::Appended::Refused,
+    }
+}
+
 #[async_trait]
 impl EventLog for LocalLog {
     async fn append(&self, append: Append) -> Result<Appended, AppendError> {
-        let bytes = check_limits(&append)?;
-        let Append { stream, expected, urgency, recorded_at_ms, events } = append;
-        // The writer sets what only it can know.
-        let (position, previous) = (Position::FIRST, None);
-        let version = version_at(position);
-        let entry = Arc::new(Entry { position, stream, version, previous, recorded_at_ms, events });
-        let (answer, answered) = oneshot::channel();
-        self.queue.push(entry, bytes, expected, urgency == Urgency::Now, answer)?;
-        match answered.await {
-            Ok(answer) => answer,
-            // The writer has panicked with the append in its hands.
-            Err(_) => Err(AppendError::Stopped(self.stopped().await)),
-        }
+        let appended = self.append_uncounted(append).await;
+        metrics().log.appends.count(counted_as(&appended));
+        appended
     }
 
     async fn append_nothing(&self) -> Result<(), AppendError> {

@@ -14,6 +14,7 @@ use super::error::{AppendError, Fault};
 use super::format::{ENTRY_LENGTH_BYTES, encode};
 use super::journal::writer::Batch;
 use super::limits::RIDE_ALONG_MAX;
+use crate::telemetry::metrics;
 
 /// What an append is answered.
 pub(crate) type Answer = Result<Appended, AppendError>;
@@ -104,6 +105,7 @@ impl Queue {
         batch.push(|out| encode(&entry, out));
         debug_assert_eq!(batch.end(), end);
         appends.push(Waiting { entry, expected, at: start..end, answer });
+        metrics().log.waiting.set((), appends.len() as u64);
         self.wake(state, waiting == 0, urgent);
         Ok(())
     }
@@ -148,6 +150,7 @@ impl Queue {
         state = waited.unwrap_or_else(PoisonError::into_inner).0;
         state.writer_waits = false;
         std::mem::swap(&mut state.waiting, taken);
+        metrics().log.waiting.set((), 0);
         state.urgent = false;
         taken.count() > 0
     }

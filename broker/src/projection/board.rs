@@ -7,9 +7,12 @@ use std::{
     hash::{BuildHasher, Hash, RandomState},
     ops::Deref,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
 };
 
 use tokio::sync::Notify;
+
+use crate::telemetry::Stopwatch;
 
 const SHARDS: usize = 16;
 
@@ -34,7 +37,8 @@ struct Story<P> {
     claimed: Vec<P>,
     /// It is live, whether or not anybody waits: its steps are kept until its end.
     begun: bool,
-    ended: bool,
+    /// How long ago it ended.
+    ended: Option<Stopwatch>,
     /// So many have a seat here.
     seats: usize,
 }
@@ -120,7 +124,7 @@ impl<K: Copy + Eq + Hash, P> Board<K, P> {
     pub fn end(&self, key: K) {
         let place = self.shard(key).remove(&key);
         if let Some(place) = place {
-            place.story().ended = true;
+            place.story().ended = Some(Stopwatch::start());
             place.changed.notify_waiters();
         }
     }
@@ -171,7 +175,7 @@ impl<K: Copy + Eq + Hash, P> Deref for Seat<K, P> {
 
 impl<P> Default for Place<P> {
     fn default() -> Self {
-        let story = Story { steps: Vec::new(), claimed: Vec::new(), begun: false, ended: false, seats: 0 };
+        let story = Story { steps: Vec::new(), claimed: Vec::new(), begun: false, ended: None, seats: 0 };
         Self { story: Mutex::new(story), changed: Notify::new() }
     }
 }
@@ -207,7 +211,7 @@ impl<P> Place<P> {
                 if let Some(step) = story.steps.get(known) {
                     return News::Step(step.clone());
                 }
-                if story.ended {
+                if story.ended.is_some() {
                     return News::Ended;
                 }
             }
@@ -221,6 +225,11 @@ impl<P> Place<P> {
         P: Clone,
     {
         self.story().steps.clone()
+    }
+
+    /// How long ago it ended, if it has.
+    pub fn ended_ago(&self) -> Option<Duration> {
+        self.story().ended.map(Stopwatch::elapsed)
     }
 
     fn story(&self) -> MutexGuard<'_, Story<P>> {

@@ -1,7 +1,7 @@
 //! The one task that follows the log. What it reads is durable; whoever wrote it, this broker or another, everybody
 //! who waits hears of it here.
 
-use std::sync::Arc;
+use std::{collections::HashMap, sync::Arc, time::Duration};
 
 use countersign_domain::{
     AccountId, ApprovalId, EnrolmentId, Event, Timestamp,
@@ -20,6 +20,7 @@ use crate::{
         },
     },
     log::{Entry, EventLog, Position, ReadError, StreamKind},
+    telemetry::{metrics, traces},
 };
 
 /// A snapshot of the index is kept each time that so many entries have passed.
@@ -100,21 +101,27 @@ impl Follower {
             self.effect(id.account(), Effect::PushTrial(id)).await;
             self.effect(id.account(), Effect::ExpireEnrolment(id, expires_at)).await;
         }
+        metrics().log.followed.set((), self.next.before().map_or(0, Position::number));
         // Of these the last broker may not have told the phones.
         self.index.settle_all();
         for id in self.index.to_replace() {
             self.effect(id.account(), Effect::ReplaceShown(id, None)).await;
         }
+        let mut requested = Requested::default();
         let mut entries = self.log.follow(self.next);
         while let Some(entry) = entries.next().await {
             let entry = entry?;
             let events = self.fold(&entry);
             self.index.know(entry.position);
+            metrics().log.followed.set((), entry.position.number());
             for (account, event) in events {
                 self.tell(&event);
                 said::event(account, &event, &self.index);
+                metrics()
+                    .happened(&event, requested.see(&event, Timestamp::from_millis(entry.recorded_at_ms)));
                 if let Some((id, Moment::Ends)) = approval_of(&event) {
                     self.index.settle(id);
+                    traces::forget(id);
                 }
                 for effect in react(&event) {
                     self.effect(account, effect).await;
@@ -220,6 +227,24 @@ impl Follower {
 
     async fn keep(&self, position: Position) {
         self.log.save_snapshot(index::SNAPSHOT, position, self.index.to_bytes().into()).await;
+    }
+}
+
+/// When the approvals were requested that this follower saw begin, for telling how long they lasted.
+#[derive(Default)]
+struct Requested(HashMap<ApprovalId, Timestamp>);
+
+impl Requested {
+    /// How long the approval has lasted that this event ends, if its request was seen.
+    fn see(&mut self, event: &Event, at: Timestamp) -> Option<Duration> {
+        match approval_of(event)? {
+            (id, Moment::Begins) => {
+                self.0.insert(id, at);
+                None
+            }
+            (id, Moment::Ends) => self.0.remove(&id).map(|requested| requested.until(at)),
+            (_, Moment::Refused) => None,
+        }
     }
 }
 

@@ -208,6 +208,11 @@ impl Index {
         self.read().enrolments.iter().map(|(id, (_, expires_at))| (*id, *expires_at)).collect()
     }
 
+    /// How many enrolments are not over.
+    pub fn live_enrolments_count(&self) -> usize {
+        self.read().enrolments.len()
+    }
+
     /// Waits until it knows the entry at this position: whoever is answered after that finds what he has made. It is made
     /// by the follower, which comes after the append has been acknowledged.
     pub async fn knows(&self, position: Option<Position>) {

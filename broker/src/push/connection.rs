@@ -15,6 +15,7 @@ use super::{
     Error,
     settings::{SetupError, read_ca_file},
 };
+use crate::telemetry::metrics;
 
 /// Longer to connect than this is a failed attempt.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
@@ -151,6 +152,7 @@ impl Connection {
             match self.recipe.client() {
                 Ok(client) => {
                     tracing::debug!("a push connection has gone silent: opening another");
+                    metrics().push.connections_left.count(());
                     let generation = current.generation + 1;
                     *current = Current { client, generation, silent: false };
                 }

@@ -23,6 +23,7 @@ use tokio::{
 
 use self::dispatcher::Dispatcher;
 use super::{Clock, PushMessage, Random, Service};
+use crate::telemetry::metrics;
 
 /// How pushes wait for a push service. The section `queue` of its settings.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
@@ -193,6 +194,11 @@ impl<I: Clone + Send + 'static> Pusher<I> {
         self.queue(kind).map_or(0, Queue::pending)
     }
 
+    /// How many jobs one push service's queue holds; none of one that is not configured.
+    pub fn capacity_of(&self, kind: PushServiceKind) -> usize {
+        self.queue(kind).map_or(0, |queue| queue.capacity)
+    }
+
     /// Takes no more jobs, and waits for those that were taken, at most so long. Then the rest is given up without
     /// a report: how many that were. A second call finds nothing left to do.
     pub async fn drain(&self, within: Duration) -> usize {
@@ -238,6 +244,7 @@ impl<I: Clone + Send + 'static> Queue<I> {
     fn start(service: Service, report: Arc<dyn Report<I>>, clock: Clock, random: Random) -> Self {
         let kind = service.kind;
         let capacity = usize::try_from(service.queue.capacity.get()).unwrap_or(usize::MAX);
+        metrics().push.connections.set(kind.into(), service.connections.len() as u64);
         let (jobs, taken) = mpsc::unbounded_channel();
         // All pushes go through it: it does not stand behind the thousands that each do a little.
         let dispatcher = Dispatcher::new(service, report, clock, random).run(taken);

@@ -17,11 +17,17 @@ use countersign_domain::{
 use countersign_envelope::payload_type;
 use countersign_proto::v1;
 use prost::Message;
+use tracing::{Instrument as _, field, info_span};
 
 use super::{Error, SignIn};
 use crate::{
     decider::codec::delivery::{self, Delivery, DeliveryStep, Subject},
     log::{Append, Expected, Urgency},
+    telemetry::{
+        Stopwatch,
+        metrics::{labels, metrics},
+        traces::{self, STORY},
+    },
 };
 
 /// What waits for a phone.
@@ -104,7 +110,7 @@ impl SignIn {
     /// Takes an answer to a challenge or to a trial. What it made of it is durable when this returns.
     pub async fn submit_answer(&self, envelope: &v1::Envelope) -> Result<Answered, Error> {
         match envelope.payload_type.as_str() {
-            payload_type::ANSWER => self.answer_approval(envelope).await.map(Answered::Approval),
+            payload_type::ANSWER => self.answer_seen(envelope).await.map(Answered::Approval),
             payload_type::TRIAL_ANSWER => self.answer_trial(envelope).await,
             _ => {
                 Err(call::Error::Malformed("payload_type is neither that of an answer nor of a trial answer")
@@ -149,8 +155,24 @@ impl SignIn {
             recorded_at_ms: self.clock.now().as_millis(),
             events: vec![delivery::encode(&delivery)],
         };
+        let progress = progress(&delivery.step);
         self.accounts.log().append(append).await.map_err(crate::decider::Error::from)?;
+        metrics().story.progress.count(progress);
         Ok(())
+    }
+
+    /// Under the trace of the approval that the envelope claims to answer: a forged one is a part of that story, too.
+    async fn answer_seen(&self, envelope: &v1::Envelope) -> Result<Outcome, Error> {
+        let came = Stopwatch::start();
+        let trace =
+            traces::of_found(|| v1::Answer::decode(&*envelope.payload).ok()?.approval_id.parse().ok());
+        let span =
+            trace.step(|| info_span!(target: STORY, "answer", otel.kind = "server", result = field::Empty));
+        let answered = self.answer_approval(envelope).instrument(span.clone()).await;
+        let counted_as = counted_as(&answered);
+        span.record("result", labels::text(counted_as));
+        metrics().answered(counted_as, came.elapsed());
+        answered
     }
 
     async fn answer_approval(&self, envelope: &v1::Envelope) -> Result<Outcome, Error> {
@@ -244,6 +266,28 @@ impl SignIn {
             at: Some(countersign_domain::challenge::timestamp(at)),
         };
         self.keys.sign(payload_type::NOTICE, notice.encode_to_vec())
+    }
+}
+
+fn progress(step: &DeliveryStep) -> labels::Progress {
+    match step {
+        DeliveryStep::Accepted { .. } => labels::Progress::Accepted,
+        DeliveryStep::Failed { .. } => labels::Progress::Failed,
+        DeliveryStep::Delayed { .. } => labels::Progress::Delayed,
+        DeliveryStep::Delivered => labels::Progress::Delivered,
+        DeliveryStep::Opened => labels::Progress::Opened,
+    }
+}
+
+fn counted_as(answered: &Result<Outcome, Error>) -> labels::Answered {
+    match answered {
+        Ok(Outcome::Approved { .. }) => labels::Answered::Approved,
+        Ok(Outcome::Denied) => labels::Answered::Denied,
+        Ok(Outcome::Reported) => labels::Answered::Reported,
+        Ok(Outcome::WrongNumber) => labels::Answered::WrongNumber,
+        Ok(_) | Err(Error::Refused(Refusal::ApprovalEnded(_))) => labels::Answered::Late,
+        Err(Error::Log(_)) => labels::Answered::Failed,
+        Err(_) => labels::Answered::Invalid,
     }
 }
 

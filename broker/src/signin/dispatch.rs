@@ -5,17 +5,22 @@ use std::{sync::Arc, time::Duration};
 
 use countersign_domain::{
     Account, AccountId, ApprovalId, AuthenticatorId, Command, EnrolmentId, Timestamp, account::Effect,
-    authenticator::Authenticator, command::Refusal, enrolment::Stage,
+    authenticator::Authenticator, command::Refusal, enrolment::Stage, event::PushTarget,
 };
 use data_encoding::BASE64URL_NOPAD;
 use futures::{FutureExt as _, StreamExt as _, stream::FuturesUnordered};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
+use tracing::{Span, field, info_span};
 
 use super::{Error, SignIn, expiry::Due};
 use crate::{
     decider::codec::delivery::{Delivery, DeliveryStep, Subject},
     projection::index::{REPLACED_WITHIN, Replacing},
     push::{Job, NotQueued, Outcome, PushKind, PushMessage, Pusher, Report},
+    telemetry::{
+        metrics::{labels, metrics},
+        traces::{self, STORY},
+    },
 };
 
 /// Effects and reports that are worked on at a time: a cold account has to be read from the log first, and what became of
@@ -32,6 +37,8 @@ pub struct Push {
     to: AuthenticatorId,
     /// Held until what became of the push is recorded: so many are queued, under way or reported, and no more.
     _place: Arc<OwnedSemaphorePermit>,
+    /// Its part of the sign-in's trace, as long as that.
+    span: Span,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -223,12 +230,14 @@ impl Dispatcher {
     ) -> Result<(), Error> {
         let to = phone.id;
         let Some(target) = phone.live_push_target() else {
+            metrics().push.not_queued.count(labels::NotQueued::NoPushTarget);
             return self.failed(about, to, "NO_PUSH_TARGET".to_owned()).await;
         };
         let Ok(place) = Arc::clone(&self.places).try_acquire_owned() else {
+            metrics().push.not_queued.count(labels::NotQueued::QueueFull);
             return self.failed(about, to, "QUEUE_FULL".to_owned()).await;
         };
-        let push = Push { about, to, _place: Arc::new(place) };
+        let push = Push { about, to, _place: Arc::new(place), span: about.span(target) };
         let message = PushMessage {
             kind: about.kind(),
             id: about.id(),
@@ -241,8 +250,12 @@ impl Dispatcher {
             Ok(()) => Ok(()),
             // At the next start what still waits is pushed again: see `left_to`.
             Err(NotQueued::Draining) => Ok(()),
-            Err(NotQueued::Full(_)) => self.failed(about, to, "QUEUE_FULL".to_owned()).await,
+            Err(NotQueued::Full(_)) => {
+                metrics().push.not_queued.count(labels::NotQueued::QueueFull);
+                self.failed(about, to, "QUEUE_FULL".to_owned()).await
+            }
             Err(error @ NotQueued::NotConfigured(_)) => {
+                metrics().push.not_queued.count(labels::NotQueued::NotConfigured);
                 tracing::warn!(authenticator = %phone.id, %error, "a phone cannot be reached");
                 self.failed(about, to, "NOT_CONFIGURED".to_owned()).await
             }
@@ -251,6 +264,7 @@ impl Dispatcher {
 
     async fn reported(&self, push: Push, outcome: Outcome) -> Result<(), Error> {
         let (about, to) = (push.about, push.to);
+        push.span.record("result", became(&outcome));
         match outcome {
             Outcome::Accepted { push_id } => self.accepted(about, to, push_id).await,
             Outcome::Failed { reason } => self.failed(about, to, reason).await,
@@ -351,6 +365,17 @@ fn left_to(effect: &Effect) -> &'static str {
     }
 }
 
+/// The word for what became of a push.
+fn became(outcome: &Outcome) -> &'static str {
+    match outcome {
+        Outcome::Accepted { .. } => "accepted",
+        Outcome::Failed { .. } => "failed",
+        Outcome::Delayed { .. } => "delayed",
+        Outcome::Dead { .. } => "dead",
+        Outcome::Withdrawn => "withdrawn",
+    }
+}
+
 /// The phone whose answer ended an approval.
 fn ended_by(account: &Account, id: ApprovalId) -> Option<AuthenticatorId> {
     Some(account.approval(id)?.ending.as_ref()?.answer.as_ref()?.authenticator)
@@ -364,6 +389,14 @@ impl About {
             Self::Ended(_) => PushKind::Ended,
             Self::Notice(_) => PushKind::Notice,
         }
+    }
+
+    /// Of a challenge, a step of the sign-in's trace; the others come after its end, or belong to no sign-in.
+    fn span(self, target: &PushTarget) -> Span {
+        let Self::Challenge(id) = self else { return Span::none() };
+        let service = target.service();
+        traces::of(id)
+            .step(|| info_span!(target: STORY, "push", otel.kind = "client", %service, result = field::Empty))
     }
 
     fn id(self) -> String {

@@ -4,9 +4,13 @@ use std::{collections::BTreeSet, time::Duration};
 
 use countersign_domain::{ApprovalId, Command, EnrolmentId, Timestamp, command::Refusal, limits};
 use tokio::{sync::mpsc, task::JoinSet};
+use tracing::{Instrument as _, Span, info_span};
 
 use super::{Error, SignIn};
-use crate::decider;
+use crate::{
+    decider,
+    telemetry::traces::{self, STORY},
+};
 
 /// The clock may be set while we sleep: we look at it this often at least.
 const NAP_MAX: Duration = Duration::from_secs(1);
@@ -86,7 +90,12 @@ impl SignIn {
             Due::Approval(id) => (id.account(), Command::ExpireApproval(id)),
             Due::Enrolment(id) => (id.account(), Command::ExpireEnrolment(id)),
         };
-        match self.accounts.decide(account, |_, _| Ok::<_, Error>(command.clone())).await {
+        let span = match due {
+            Due::Approval(id) => traces::of(id).step(|| info_span!(target: STORY, "expire")),
+            Due::Enrolment(_) => Span::none(),
+        };
+        let decided = self.accounts.decide(account, |_, _| Ok::<_, Error>(command.clone()));
+        match decided.instrument(span).await {
             // Ended long ago.
             Ok(_) | Err(Error::Refused(Refusal::UnknownApproval | Refusal::UnknownEnrolment)) => Ok(()),
             Err(error) => Err(error),

@@ -9,7 +9,7 @@ use countersign_domain::{
     approval::{self, Approval, Assessment},
     challenge::{Names, challenge},
     command::Refusal,
-    event::{Context, Idempotency, Question, Request},
+    event::{Context, Event, Idempotency, Question, Request},
     number::{MatchNumber, Salt},
     policy::Policy,
     text::DisplayText,
@@ -17,7 +17,14 @@ use countersign_domain::{
 use countersign_envelope::payload_type;
 
 use super::{Error, SignIn};
-use crate::decider;
+use crate::{
+    decider,
+    telemetry::{
+        Stopwatch,
+        metrics::{labels::Requested, metrics},
+        traces,
+    },
+};
 
 /// What a login server asks for, checked.
 #[derive(Debug, Clone)]
@@ -59,6 +66,14 @@ impl Opened {
 impl SignIn {
     /// Has a sign-in attempt approved. It is durable when this returns; what comes of it, [`SignIn::watch`] tells.
     pub async fn request(&self, new: NewRequest) -> Result<Opened, Error> {
+        let asked = Stopwatch::start();
+        let decided = self.ask(new).await;
+        let counted_as = decided.as_ref().map_or_else(failed, |(_, counted_as)| *counted_as);
+        metrics().requested(counted_as, asked.elapsed());
+        decided.map(|(opened, _)| opened)
+    }
+
+    async fn ask(&self, new: NewRequest) -> Result<(Opened, Requested), Error> {
         let policy = Policy { lifetime: new.lifetime.unwrap_or(self.policy.lifetime), ..self.policy };
         let id = ApprovalId::new(new.account, self.entropy.bytes());
         let request = Request {
@@ -70,6 +85,8 @@ impl SignIn {
             idempotency: new.idempotency,
             policy,
         };
+        // Before the event is there, because of which the push is sent that belongs to the same trace.
+        let trace = traces::follow(id);
         let decided = self
             .accounts
             .decide(new.account, |account, now| {
@@ -88,8 +105,12 @@ impl SignIn {
             .await;
         match decided {
             Ok(decided) => {
+                let counted_as = made(&decided.events);
+                if counted_as == Requested::Issued {
+                    trace.keep();
+                }
                 let id = standing(&decided.state, &request).unwrap_or(id);
-                Ok(Opened { id, account: decided.state })
+                Ok((Opened { id, account: decided.state }, counted_as))
             }
             Err(error) => {
                 if error == Error::Refused(Refusal::UnknownAccount) {
@@ -138,6 +159,25 @@ impl SignIn {
         let (payload, _) = challenge(names, request, number, &salt, self.clock.now());
         std::hint::black_box(self.keys.sign(payload_type::CHALLENGE, payload));
         Ok(self.accounts.log().append_nothing().await.map_err(decider::Error::Append)?)
+    }
+}
+
+/// What a request is counted as that made these events.
+fn made(events: &[Event]) -> Requested {
+    let is_issued = |event: &Event| matches!(event, Event::ApprovalRequested(_));
+    match events {
+        [] => Requested::Repeated,
+        events if events.iter().any(is_issued) => Requested::Issued,
+        _ => Requested::Refused,
+    }
+}
+
+fn failed(error: &Error) -> Requested {
+    match error {
+        Error::Refused(Refusal::UnknownAccount) => Requested::UnknownAccount,
+        Error::TooManyLive { .. } => Requested::TooManyLive,
+        Error::Log(_) => Requested::Failed,
+        _ => Requested::Rejected,
     }
 }
 

@@ -7,6 +7,7 @@ use countersign_domain::{
     command::Refusal,
 };
 use futures::{Stream, StreamExt, stream};
+use tracing::{Instrument as _, info_span};
 
 use super::{Error, SignIn};
 use crate::{
@@ -14,6 +15,10 @@ use crate::{
     projection::{
         board::{News, Seat},
         follower::{deliveries, span},
+    },
+    telemetry::{
+        metrics,
+        traces::{self, STORY},
     },
 };
 
@@ -101,7 +106,9 @@ impl SignIn {
     ) -> Result<(Approval, Ending), Error> {
         use countersign_domain::Command;
         let command = Command::CancelApproval { approval: id, relying_party };
-        let decided = self.accounts.decide(id.account(), |_, _| Ok::<_, Error>(command.clone())).await;
+        let span = traces::of(id).step(|| info_span!(target: STORY, "cancel"));
+        let decided = self.accounts.decide(id.account(), |_, _| Ok::<_, Error>(command.clone()));
+        let decided = decided.instrument(span).await;
         let approval = match decided {
             Ok(decided) => decided.state.approval(id).cloned(),
             // Not in the account's recent past: the log knows it, if it ever was.
@@ -136,15 +143,21 @@ impl SignIn {
     ) -> impl Stream<Item = Result<Update, Error>> + Send + use<> {
         let issued = issued(approval);
         let (relying_party, id) = (approval.relying_party, approval.id);
-        let rest = stream::unfold(Some((self, place, 0)), move |state| async move {
-            let (sign_in, place, known) = state?;
+        let seen = (metrics().story.logins_waiting.one(()), traces::of(id));
+        let rest = stream::unfold(Some((self, place, seen, 0)), move |state| async move {
+            let (sign_in, place, seen, known) = state?;
             match place.after(known).await {
                 News::Step(step) => {
                     let update = progress(known, step);
-                    Some((Ok(update), Some((sign_in, place, known + 1))))
+                    Some((Ok(update), Some((sign_in, place, seen, known + 1))))
                 }
                 News::Ended => {
-                    let ended = sign_in.ended_update(relying_party, id, place.steps().len()).await;
+                    let tell = seen.1.step(|| info_span!(target: STORY, "tell the login"));
+                    let ended = sign_in.ended_update(relying_party, id, place.steps().len());
+                    let ended = ended.instrument(tell).await;
+                    if let Some(ago) = place.ended_ago() {
+                        metrics().story.outcome_told_duration.took((), ago);
+                    }
                     Some((ended, None))
                 }
             }

@@ -4,6 +4,7 @@ use countersign_domain::{ApprovalId, relying_party::Scope};
 use countersign_proto::v1::{self, approvals_server::Approvals};
 use futures::StreamExt;
 use tonic::{Request, Response, Status};
+use tracing::Instrument as _;
 
 use super::{
     Services, Updates,
@@ -14,6 +15,7 @@ use super::{
 use crate::{
     api::auth::Caller,
     signin::{Error, request::NewRequest, request::Opened, wait::Standing},
+    telemetry::traces,
 };
 
 #[tonic::async_trait]
@@ -27,8 +29,12 @@ impl Approvals for Services {
     ) -> Result<Response<Self::RequestApprovalStream>, Status> {
         self.new_work()?;
         let caller = self.caller(&request, Scope::SignIn).await?;
-        let opened = self.open(&caller, &request.into_inner()).await?;
-        self.updates(&caller, opened.id, 0).await
+        let call = traces::call("countersign.v1.Approvals/RequestApproval", request.metadata().as_ref());
+        let opened = async {
+            let opened = self.open(&caller, &request.into_inner()).await?;
+            self.updates(&caller, opened.id, 0).await
+        };
+        opened.instrument(call).await
     }
 
     async fn watch_approval(
@@ -47,7 +53,8 @@ impl Approvals for Services {
         use v1::open_approval_reply::Result as Opened;
         self.new_work()?;
         let caller = self.caller(&request, Scope::SignIn).await?;
-        let opened = self.open(&caller, &request.into_inner()).await?;
+        let call = traces::call("countersign.v1.Approvals/OpenApproval", request.metadata().as_ref());
+        let opened = self.open(&caller, &request.into_inner()).instrument(call).await?;
         let approval = match opened.approval() {
             Some(approval) => approval.clone(),
             // A request of before, whose approval only the log knows by now.
@@ -103,6 +110,7 @@ impl Services {
         let opened = self.sign_in.request(new).await.map_err(login)?;
         // Its ending has a line of its own, with the reason of a refusal; this one also tells of a repeated request.
         tracing::info!(approval = %opened.id, relying_party = %caller.id, "requested");
+        traces::about(opened.id, caller.id);
         Ok(opened)
     }
 

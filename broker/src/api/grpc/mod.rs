@@ -4,6 +4,7 @@
 mod administration;
 mod approvals;
 mod authenticators;
+mod counted;
 mod enrolments;
 mod fields;
 mod messages;
@@ -192,7 +193,7 @@ fn is_administration(file: &FileDescriptorProto) -> bool {
 fn router(routes: tonic::service::Routes) -> axum::Router {
     let only_grpc = axum::middleware::from_fn(|request: axum::extract::Request, next: Next| async move {
         if is_grpc(&request) {
-            next.run(in_time(request)).await
+            counted::call(in_time(request), next).await
         } else {
             no_grpc(http::StatusCode::UNSUPPORTED_MEDIA_TYPE)
         }

@@ -21,6 +21,7 @@ use crate::{
     decider,
     log::AppendError,
     signin::Error,
+    telemetry::metrics,
 };
 
 /// Of all reasons of Countersign.
@@ -248,26 +249,28 @@ pub(super) fn unknown_method(path: &str) -> Status {
     make(Code::Unimplemented, "METHOD_UNKNOWN", format!("there is no method {path}"))
 }
 
-fn make(code: Code, reason: &str, text: impl Into<String>) -> Status {
+fn make(code: Code, reason: &'static str, text: impl Into<String>) -> Status {
     with(code, reason, text, [])
 }
 
 fn with<const N: usize>(
     code: Code,
-    reason: &str,
+    reason: &'static str,
     text: impl Into<String>,
     metadata: [(String, String); N],
 ) -> Status {
     Status::with_error_details(code, text, info(reason, metadata.into()))
 }
 
-fn retry(code: Code, reason: &str, text: impl Into<String>, after: Duration) -> Status {
+fn retry(code: Code, reason: &'static str, text: impl Into<String>, after: Duration) -> Status {
     let mut details = info(reason, HashMap::new());
     details.set_retry_info(Some(after));
     Status::with_error_details(code, text, details)
 }
 
-fn info(reason: &str, metadata: HashMap<String, String>) -> ErrorDetails {
+/// Reasons are words of this file, so that what is counted by them is bounded.
+fn info(reason: &'static str, metadata: HashMap<String, String>) -> ErrorDetails {
+    metrics().error(reason);
     let mut details = ErrorDetails::new();
     details.set_error_info(reason, DOMAIN, metadata);
     details

@@ -15,6 +15,7 @@ use std::sync::Arc;
 use crate::log::entry::Position;
 use crate::log::error::{DiskError, Fault};
 use crate::log::format::set_previous;
+use crate::telemetry::{Stopwatch, metrics};
 
 use super::disk::{Disk, DiskFile, install};
 use super::format::{RECORD_HEADER_BYTES, RecordHeader, RecordKind, SEGMENT_HEADER_BYTES, SegmentHeader};
@@ -211,9 +212,12 @@ impl OpenSegment {
         }
         // A failed flush may have dropped what it could not write, and the next one would succeed without it:
         // never try again. That holds for a full disk too, if the file system finds out only now.
+        let flush = Stopwatch::start();
         self.file
             .sync_data()
             .map_err(|error| CommitError::Fault(Fault::Disk(DiskError::new("sync", &self.path, &error))))?;
+        metrics().log.flush_duration.took((), flush.elapsed());
+        metrics().log.written.add((), record.len() as u64);
         self.length = end;
         Ok(())
     }

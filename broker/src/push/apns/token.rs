@@ -12,11 +12,17 @@ use reqwest::header::HeaderValue;
 use serde::Serialize;
 
 use super::settings::Settings;
-use crate::push::{
-    Error,
-    payload::seconds,
-    retry::is_recent,
-    settings::{SetupError, read_key_file},
+use crate::{
+    push::{
+        Error,
+        payload::seconds,
+        retry::is_recent,
+        settings::{SetupError, read_key_file},
+    },
+    telemetry::metrics::{
+        labels::{Renewed, Service},
+        metrics,
+    },
 };
 
 /// Apple refuses a token that is an hour old.
@@ -88,9 +94,11 @@ impl ProviderTokens {
     }
 
     fn renew(&self, current: &mut Option<Current>, now: Timestamp) -> Result<HeaderValue, Error> {
-        let bearer = self
-            .sign(now)
-            .map_err(|reason| Error::Refused { reason: format!("no provider token: {reason}") })?;
+        let signed = self.sign(now);
+        let result = if signed.is_ok() { Renewed::Made } else { Renewed::Failed };
+        metrics().push.tokens.count((Service::Apns, result));
+        let bearer =
+            signed.map_err(|reason| Error::Refused { reason: format!("no provider token: {reason}") })?;
         tracing::debug!("new APNs provider token");
         *current = Some(Current { bearer: bearer.clone(), issued_at: now });
         Ok(bearer)

@@ -13,11 +13,17 @@ use reqwest::{Client, StatusCode, header::HeaderValue};
 use serde::{Deserialize, Serialize};
 
 use super::settings::ServiceAccount;
-use crate::push::{
-    Error,
-    connection::{Unanswered, body, printable, unanswered},
-    payload::seconds,
-    retry::{is_recent, retry_after},
+use crate::{
+    push::{
+        Error,
+        connection::{Unanswered, body, printable, unanswered},
+        payload::seconds,
+        retry::{is_recent, retry_after},
+    },
+    telemetry::metrics::{
+        labels::{Renewed, Service},
+        metrics,
+    },
 };
 
 const SCOPE: &str = "https://www.googleapis.com/auth/firebase.messaging";
@@ -164,12 +170,14 @@ impl AccessTokens {
         match self.exchange(now).await {
             Ok(current) => {
                 tracing::debug!("new FCM access token");
+                metrics().push.tokens.count((Service::Fcm, Renewed::Made));
                 exchanges.failure = None;
                 let bearer = current.bearer.clone();
                 *self.lock() = Some(current);
                 Ok(bearer)
             }
             Err(error) => {
+                metrics().push.tokens.count((Service::Fcm, Renewed::Failed));
                 let pause = match &error {
                     Error::Retry { after, .. } => after.unwrap_or(PAUSE),
                     _ => PAUSE_AFTER_REFUSAL,

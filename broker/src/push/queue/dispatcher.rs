@@ -10,7 +10,16 @@ use tokio::{sync::mpsc, time::timeout};
 use super::{
     Clock, DELAY_TOLD, EXPIRED, Outcome, Queued, Random, Report, UNREACHABLE, complaints::Complaints,
 };
-use crate::push::{Accepted, Error, PushService, Service, retry::Backoff};
+use crate::{
+    push::{Accepted, Error, PushService, Service, retry::Backoff},
+    telemetry::{
+        Stopwatch,
+        metrics::{
+            labels::{self, Attempted as Said, Pushed},
+            metrics,
+        },
+    },
+};
 
 pub(super) struct Dispatcher<I> {
     kind: PushServiceKind,
@@ -51,6 +60,7 @@ struct Attempted<I> {
     waiting: Waiting<I>,
     connection: usize,
     answer: Option<Result<Accepted, Error>>,
+    took: Duration,
 }
 
 impl<I: Clone + Send + 'static> Dispatcher<I> {
@@ -96,6 +106,7 @@ impl<I: Clone + Send + 'static> Dispatcher<I> {
                 let Some(connection) = self.take_room(waiting.avoid) else { continue };
                 let service = Arc::clone(&self.connections[connection].service);
                 waiting.since.get_or_insert(now);
+                self.count_attempt(&waiting);
                 attempts.push(attempt(waiting, connection, service, now, self.attempt_timeout));
             }
             tokio::select! {
@@ -148,7 +159,7 @@ impl<I: Clone + Send + 'static> Dispatcher<I> {
 
     /// What follows from an attempt: the job is over, or waits for so long.
     fn settle(&mut self, attempted: Attempted<I>) -> Option<(Duration, Waiting<I>)> {
-        let Attempted { mut waiting, connection, answer } = attempted;
+        let Attempted { mut waiting, connection, answer, took } = attempted;
         let job = &waiting.queued.job;
         let answer = answer.unwrap_or_else(|| {
             let seconds = self.attempt_timeout.as_secs_f32();
@@ -157,6 +168,7 @@ impl<I: Clone + Send + 'static> Dispatcher<I> {
         let on = &mut self.connections[connection];
         on.in_flight -= 1;
         on.proven = !matches!(answer, Err(Error::Unreachable { .. }));
+        self.count_answer(&answer, took);
 
         let now = (self.clock)();
         let (service, kind, id) = (self.kind, job.message.kind.as_str(), job.message.id.as_str());
@@ -212,7 +224,44 @@ impl<I: Clone + Send + 'static> Dispatcher<I> {
     fn end(&self, queued: Queued<I>, outcome: Outcome) {
         let Queued { job, place } = queued;
         drop(place);
+        metrics().push.pushes.count((self.label(), pushed(&outcome)));
         self.report.report(job.id, outcome);
+    }
+
+    fn count_attempt(&self, waiting: &Waiting<I>) {
+        let push = &metrics().push;
+        push.in_flight.up(self.label());
+        if waiting.failures > 0 {
+            push.retries.count(self.label());
+        }
+    }
+
+    fn count_answer(&self, answer: &Result<Accepted, Error>, took: Duration) {
+        let said = match answer {
+            Ok(_) => Said::Accepted,
+            Err(Error::Dead { .. }) => Said::Dead,
+            Err(Error::Retry { .. }) => Said::Retry,
+            Err(Error::Unreachable { .. }) => Said::Unreachable,
+            Err(Error::Refused { .. }) => Said::Refused,
+        };
+        let push = &metrics().push;
+        push.in_flight.down(self.label());
+        push.attempts.count((self.label(), said));
+        push.attempt_duration.took(self.label(), took);
+    }
+
+    fn label(&self) -> labels::Service {
+        self.kind.into()
+    }
+}
+
+fn pushed(outcome: &Outcome) -> Pushed {
+    match outcome {
+        Outcome::Accepted { .. } => Pushed::Accepted,
+        Outcome::Failed { reason } if reason == EXPIRED => Pushed::Expired,
+        Outcome::Failed { .. } | Outcome::Delayed { .. } => Pushed::Failed,
+        Outcome::Dead { .. } => Pushed::Dead,
+        Outcome::Withdrawn => Pushed::Withdrawn,
     }
 }
 
@@ -236,8 +285,9 @@ async fn attempt<I>(
     limit: Duration,
 ) -> Attempted<I> {
     let job = &waiting.queued.job;
+    let begun = Stopwatch::start();
     let answer = timeout(limit, service.send(&job.target, &job.message, now)).await.ok();
-    Attempted { waiting, connection, answer }
+    Attempted { waiting, connection, answer, took: begun.elapsed() }
 }
 
 async fn after<I>(delay: Duration, waiting: Waiting<I>) -> Waiting<I> {
