@@ -694,6 +694,28 @@ folder = "/var/lib/countersign/log"
     }
 
     #[test]
+    fn what_is_seen_from_outside_is_off_by_default_and_named_where_it_is_wrong() {
+        let config = parse(GOOD, &[]).unwrap();
+        assert!(config.metrics.listen.is_none() && config.traces.is_none());
+        for (section, says) in [
+            ("[metrics]\nlisten = \"9464\"", "line 12"),
+            ("[metrics]\nlisten = \"9464\"", "must be ADDRESS:PORT"),
+            ("[traces]\nsample_ratio = 1.0", "missing field `endpoint`"),
+            ("[traces]\nendpoint = \"collector:4317\"", ":12: traces.endpoint must be an address such as"),
+            (
+                "[traces]\nendpoint = \"http://c\"\nsample_ratio = 2.0",
+                ":13: traces.sample_ratio must be a number, 0 to 1",
+            ),
+        ] {
+            let error = parse(&format!("{GOOD}{section}\n"), &[]).unwrap_err();
+            assert!(error.contains(says), "{section}: {error}");
+        }
+        let traced = parse(&format!("{GOOD}[traces]\nendpoint = \"http://c\"\nca_file = \"ca.pem\"\n"), &[]);
+        let traces = traced.unwrap().traces.unwrap();
+        assert_eq!(traces.ca_file.unwrap(), Path::new("/etc/countersign/ca.pem"));
+    }
+
+    #[test]
     fn each_path_knows_its_key_and_each_key_its_place() {
         let config = parse(GOOD, &[("COUNTERSIGN__LOG__FOLDER", "elsewhere")]).unwrap();
         assert_eq!(config.key_of_path(Path::new("/etc/countersign/keys")), Some("keys.folder"));

@@ -258,3 +258,23 @@ fn read(file: &str) -> Result<String> {
     let folder: PathBuf = Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/observability");
     Ok(fs::read_to_string(folder.join(file))?)
 }
+
+#[tokio::test]
+async fn lines_are_json_where_that_is_asked_for_and_each_about_an_approval_has_its_id() -> Result<()> {
+    let as_json = |text: String| text.replace("format = \"text\"", "format = \"json\"");
+    let mut world = World::with_edited("", as_json).await?;
+    world.enrol("alice", Service::Fcm, Algorithm::Ed25519).await?;
+    let mut updates = world.login.request(&world.sign_in("alice")).await?;
+    let approval = issued(&mut updates).await?.approval_id;
+    world.login.cancel(&approval).await?;
+    outcome(&mut updates).await?;
+    drop(updates);
+    assert!(world.broker.stopped().await?.success());
+    let said = world.broker.said();
+    let lines: Vec<Value> = said.lines().map(serde_json::from_str).collect::<Result<_, _>>()?;
+    for message in ["requested", "approval ended"] {
+        let line = lines.iter().find(|line| line["message"] == message).unwrap();
+        assert_eq!(line["approval"], *approval, "{line}");
+    }
+    Ok(())
+}

@@ -31,7 +31,7 @@ use tonic::{
     transport::{Certificate, Channel, ClientTlsConfig, Endpoint, Identity},
 };
 
-use crate::support::{refusal, refused};
+use crate::support::{exposition::Exposition, refusal, refused};
 
 /// A certificate authority.
 struct Authority {
@@ -69,6 +69,7 @@ impl Authority {
         let names: Vec<_> = names.iter().map(|name| (*name).to_owned()).collect();
         let mut params = CertificateParams::new(names)?;
         params.extended_key_usages = vec![usage];
+        params.not_after = rcgen::date_time_ymd(2048, 2, 3);
         let key = KeyPair::generate()?;
         let certificate = params.signed_by(&key, &self.issuer)?;
         Ok(Certified {
@@ -215,6 +216,23 @@ async fn whoever_speaks_plain_text_to_the_tls_port_is_let_go_and_nobody_else_suf
     let said = refusal(unknown.authenticators().describe_broker(v1::DescribeBrokerRequest {}).await);
     assert!(said.is_lost(), "a client does not believe just any certificate: {said:?}");
     secured.transport(None)?.authenticators().describe_broker(v1::DescribeBrokerRequest {}).await?;
+    Ok(())
+}
+
+#[tokio::test]
+async fn when_the_certificate_of_a_listener_expires_is_told_to_prometheus() -> Result<()> {
+    let port = free_port()?;
+    let mut secured = Secured::start()?;
+    secured.broker.stop()?;
+    secured
+        .broker
+        .edit_configuration(|text| text + &format!("\n[metrics]\nlisten = \"127.0.0.1:{port}\"\n"))?;
+    secured.broker.start()?;
+    let now = Exposition::of(port).await?;
+    let expires =
+        |listener| now.sum("countersign_tls_certificate_expiry_timestamp_seconds", &[("listener", listener)]);
+    assert!((expires("public") - 2_464_300_800.0).abs() < 1.0, "2048-02-03: {}", expires("public"));
+    assert!(expires("admin") < 1.0, "a Unix socket has none");
     Ok(())
 }
 

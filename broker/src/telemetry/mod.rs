@@ -3,7 +3,7 @@
 //! | where | what |
 //! |---|---|
 //! | [`logs`] | lines, as text or JSON, each about an approval with its id |
-//! | [`metrics`] | counters, gauges and histograms, for Prometheus to ask for |
+//! | [`mod@metrics`] | counters, gauges and histograms, for Prometheus to ask for |
 //! | [`traces`] | one trace from the login's call to the phone's answer, sent to a collector |
 //!
 //! Every room says here what happened in it, in one line, and reads nothing back: nothing is ever decided by this. What
