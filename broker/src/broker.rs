@@ -19,6 +19,7 @@ use crate::{
         grpc::{Administration, Services},
         http::metrics_router,
         listen::{self, Server},
+        tls::{AllTls, LiveTls, Reloaded},
     },
     clock::Clock,
     config::Config,
@@ -71,6 +72,7 @@ pub struct Broker {
     workers: Tasks<ReadError>,
     follower: AbortHandle,
     patience: Duration,
+    tls: AllTls,
     /// The public address, with the port that was chosen where the configuration leaves it open.
     pub public: std::net::SocketAddr,
 }
@@ -172,7 +174,9 @@ impl Broker {
             free_text: config.approvals.free_text,
             stopping: stopping.clone(),
         };
+        let tls = AllTls::new([&edge.tls, &edge.admin_tls].into_iter().flatten().cloned());
         let administration = Administration {
+            tls: tls.clone(),
             relying_parties,
             index: Arc::clone(&models.index),
             log: Arc::clone(&log),
@@ -199,6 +203,7 @@ impl Broker {
             let server = Server::new(metrics_router(look), few, Listener::Metrics, stopping.clone());
             servers.spawn("the listener of metrics", going_on(server.tcp(metrics, None, patience)));
         }
+        servers.spawn("the watch over TLS files", going_on(tls.clone().watch(stopping.clone())));
         let mut workers = Tasks::default();
         // Everybody waits for what these two do: they go on as long as there is something to do, and do not stand behind
         // the thousands that each do a little.
@@ -206,7 +211,7 @@ impl Broker {
         workers.spawn("the dispatcher of pushes", going_on(unconstrained(dispatcher.run(to_do, told))));
         workers.spawn("the door for new work", going_on(admission.watch(stopping.clone())));
         workers.spawn("the expiry", going_on(expiry::run(sign_in, due, expiry::CONCURRENT_MAX)));
-        Ok(Self { stopping, log, pusher, servers, workers, follower, patience, public: address })
+        Ok(Self { stopping, log, pusher, servers, workers, follower, patience, tls, public: address })
     }
 
     /// Waits until the broker does not go on any more, and says why. It should be stopped then.
@@ -215,6 +220,12 @@ impl Broker {
             why = self.workers.ended() => why.unwrap_or_else(Ended::Unfollowed),
             why = self.servers.ended() => why.unwrap_or_else(|never| match never {}),
         }
+    }
+
+    /// Reads certificates, keys and authorities of clients again, if their files have changed: each section of the
+    /// configuration that names some, and what came of it.
+    pub async fn reload_tls(&self) -> Vec<(&'static str, Reloaded)> {
+        self.tls.reload().await
     }
 
     /// Takes no new approvals, tells waiting streams to go on elsewhere, sends what waits to be pushed, and leaves the
@@ -285,7 +296,7 @@ fn pushes_max(config: &Config) -> usize {
 
 enum AdminListener {
     Unix(tokio::net::UnixListener, std::path::PathBuf),
-    Tcp(tokio::net::TcpListener, tokio_rustls::TlsAcceptor),
+    Tcp(tokio::net::TcpListener, Arc<LiveTls>),
 }
 
 /// Connections of operators, and of what asks for metrics: a handful.
@@ -306,7 +317,7 @@ impl AdminListener {
 async fn admin_listener(
     config: &Config,
     port: Option<tokio::net::TcpSocket>,
-    tls: Option<tokio_rustls::TlsAcceptor>,
+    tls: Option<Arc<LiveTls>>,
 ) -> Result<AdminListener, listen::Error> {
     if let (Some(port), Some(tls)) = (port, tls) {
         return Ok(AdminListener::Tcp(listen::listen(port, "admin.listen")?, tls));

@@ -19,7 +19,7 @@ use serde::{Deserialize, Deserializer, de::Error as _};
 
 use self::number::number;
 use crate::{
-    api::listen::{self, Tls},
+    api::{listen, tls::Tls},
     push::{apns, fcm},
     telemetry::{logs, traces},
 };

@@ -33,6 +33,9 @@ enum Command {
     /// Issue and revoke their credentials (asks the running broker)
     #[command(subcommand)]
     Credential(commands::admin::CredentialCommand),
+    /// Have the running broker read certificates again
+    #[command(subcommand)]
+    Tls(commands::tls::TlsCommand),
     /// Read, check and repair the event log
     #[command(subcommand)]
     Log(commands::log::LogCommand),
@@ -80,6 +83,7 @@ async fn main() -> ExitCode {
         Command::Config(ConfigCommand::Check(config)) => commands::check::run(&config),
         Command::RelyingParty(command) => commands::admin::relying_party(command).await,
         Command::Credential(command) => commands::admin::credential(command).await,
+        Command::Tls(command) => commands::tls::run(command).await,
         Command::Log(command) => Box::pin(commands::log::run(command)).await,
         Command::Demo(options) => commands::demo::run(&options).await,
         Command::BenchParts(part) => commands::bench_parts::run(part).await,

@@ -21,6 +21,7 @@ mod outcomes;
 mod push_faults;
 mod race;
 mod readme;
+mod reload;
 mod secrets;
 mod stopping;
 mod support;

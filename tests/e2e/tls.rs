@@ -1,8 +1,7 @@
 //! TLS: who proves what to whom.
 
-use std::{fs, path::Path};
+use std::fs;
 
-use bytes::Bytes;
 use countersign_envelope::Algorithm;
 use countersign_proto::v1::{
     self, CredentialScope, OutcomeKind, administration_client::AdministrationClient,
@@ -18,10 +17,6 @@ use device_sim::{
     phone::{Decision, Invitation, NewPhone, PushTarget},
     wire::Transport,
 };
-use rcgen::{
-    BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair,
-    KeyUsagePurpose,
-};
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
     net::TcpStream,
@@ -31,99 +26,11 @@ use tonic::{
     transport::{Certificate, Channel, ClientTlsConfig, Endpoint, Identity},
 };
 
-use crate::support::{exposition::Exposition, refusal, refused};
-
-/// A certificate authority.
-struct Authority {
-    issuer: Issuer<'static, KeyPair>,
-    pem: String,
-}
-
-/// A certificate of an authority, with its key.
-struct Certified {
-    pem: String,
-    der: Bytes,
-    key: String,
-}
-
-impl Authority {
-    fn new() -> Result<Self> {
-        let mut params = CertificateParams::new(Vec::new())?;
-        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-        params.key_usages = vec![KeyUsagePurpose::KeyCertSign];
-        params.distinguished_name.push(DnType::CommonName, "A test's authority");
-        let key = KeyPair::generate()?;
-        let pem = params.self_signed(&key)?.pem();
-        Ok(Self { issuer: Issuer::new(params, key), pem })
-    }
-
-    fn server(&self) -> Result<Certified> {
-        self.certify(&["localhost", "127.0.0.1"], ExtendedKeyUsagePurpose::ServerAuth)
-    }
-
-    fn client(&self, name: &str) -> Result<Certified> {
-        self.certify(&[name], ExtendedKeyUsagePurpose::ClientAuth)
-    }
-
-    fn certify(&self, names: &[&str], usage: ExtendedKeyUsagePurpose) -> Result<Certified> {
-        let names: Vec<_> = names.iter().map(|name| (*name).to_owned()).collect();
-        let mut params = CertificateParams::new(names)?;
-        params.extended_key_usages = vec![usage];
-        params.not_after = rcgen::date_time_ymd(2048, 2, 3);
-        let key = KeyPair::generate()?;
-        let certificate = params.signed_by(&key, &self.issuer)?;
-        Ok(Certified {
-            pem: certificate.pem(),
-            der: certificate.der().to_vec().into(),
-            key: key.serialize_pem(),
-        })
-    }
-}
-
-/// A broker behind TLS that takes clients' certificates.
-struct Secured {
-    broker: Broker,
-    authority: Authority,
-    clients: Authority,
-}
-
-impl Secured {
-    fn start() -> Result<Self> {
-        let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
-        let (authority, clients) = (Authority::new()?, Authority::new()?);
-        let mut broker = Broker::make("")?;
-        let section = tls_section("server.tls", &broker.home(), &authority.server()?, &clients)?;
-        broker.edit_configuration(|text| {
-            text.replace("public_url = \"http://127.0.0.1", "public_url = \"https://localhost") + &section
-        })?;
-        broker.start()?;
-        Ok(Self { broker, authority, clients })
-    }
-
-    fn address(&self) -> String {
-        format!("https://localhost:{}", self.broker.port())
-    }
-
-    /// The way of a client that trusts the broker's authority, with a certificate of its own if it has one.
-    fn transport(&self, certified: Option<&Certified>) -> Result<Transport> {
-        let way = Transport::to(self.address()).trusting(&self.authority.pem);
-        let way = match certified {
-            Some(certified) => way.as_client(&certified.pem, &certified.key),
-            None => way,
-        };
-        Ok(way.open()?)
-    }
-}
-
-fn tls_section(name: &str, folder: &Path, server: &Certified, clients: &Authority) -> Result<String> {
-    for (file, content) in [("chain", &server.pem), ("key", &server.key), ("clients", &clients.pem)] {
-        fs::write(folder.join(format!("{name}.{file}.pem")), content)?;
-    }
-    Ok(format!(
-        "\n[{name}]\ncertificate_file = \"{name}.chain.pem\"\nkey_file = \"{name}.key.pem\"\n\
-         client_ca_file = \"{name}.clients.pem\"\n"
-    ))
-}
+use crate::support::{
+    exposition::Exposition,
+    pki::{Authority, Certified, Secured, tls_section},
+    refusal, refused,
+};
 
 #[tokio::test]
 async fn a_phone_is_enrolled_and_a_sign_in_approved_over_tls() -> Result<()> {

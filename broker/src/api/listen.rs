@@ -20,20 +20,15 @@ use hyper_util::{
     rt::{TokioExecutor, TokioIo, TokioTimer},
     server::{conn::auto, graceful::GracefulShutdown},
 };
-use rustls::{
-    RootCertStore, ServerConfig,
-    pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject},
-    server::{WebPkiClientVerifier, danger::ClientCertVerifier},
-};
 use tokio::{
     io::{AsyncRead, AsyncWrite},
     net::{TcpListener, TcpSocket, UnixListener},
     sync::{Notify, OwnedSemaphorePermit, Semaphore},
 };
-use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
 use tower::ServiceExt;
 
+use super::tls::LiveTls;
 use crate::{
     key_file,
     telemetry::metrics::{
@@ -154,19 +149,6 @@ impl Error {
     }
 }
 
-/// Where TLS gets its certificate, and whose clients' certificates it takes.
-#[derive(Debug, Clone)]
-pub struct Tls {
-    /// The certificate chain (PEM).
-    pub certificate_file: PathBuf,
-    /// Its private key (PEM).
-    pub key_file: PathBuf,
-    /// Authorities of client certificates (PEM); none are asked for without.
-    pub client_ca_file: Option<PathBuf>,
-    /// Nobody is let in without a client certificate.
-    pub client_certificate_required: bool,
-}
-
 /// A listener, and how its connections are served.
 #[derive(Debug)]
 pub struct Server {
@@ -196,7 +178,7 @@ impl Server {
 
     /// Serves TCP, in TLS where that is configured; returns when it was told to stop and the connections are done, or
     /// have had `patience` for it.
-    pub async fn tcp(self, listener: TcpListener, tls: Option<TlsAcceptor>, patience: Duration) {
+    pub async fn tcp(self, listener: TcpListener, tls: Option<Arc<LiveTls>>, patience: Duration) {
         loop {
             let Some(place) = self.place().await else { break };
             let accepted = tokio::select! {
@@ -217,9 +199,10 @@ impl Server {
             let place = self.taken(place, Some(visit));
             // A number and a yes are small: they must not wait for more to send.
             let _ = stream.set_nodelay(true);
-            match tls.clone() {
+            match &tls {
                 None => self.serve(stream, Peer { address: Some(address), certificate_hash: None }, place),
-                Some(acceptor) => {
+                Some(tls) => {
+                    let acceptor = tls.acceptor();
                     let connection = self.connection();
                     let within = self.limits.request_within;
                     tokio::spawn(async move {
@@ -500,57 +483,4 @@ pub fn remove_socket(path: &Path) {
     if is_socket(path).is_ok_and(|there| there) {
         let _ = fs::remove_file(path);
     }
-}
-
-/// TLS as configured.
-pub fn tls(tls: &Tls) -> Result<TlsAcceptor, Error> {
-    let certificates = certificates(&tls.certificate_file)?;
-    // rustls takes one that it cannot read, too: nobody can tell then when it expires.
-    let expires = certificates.first().and_then(|own| x509_parser::parse_x509_certificate(own).ok());
-    let expires_s = expires.map_or(0, |(_, own)| own.validity().not_after.timestamp());
-    let key = key_file::read(&tls.key_file)?;
-    let key = PrivateKeyDer::from_pem_slice(&key)
-        .map_err(|error| bad(&tls.key_file, format!("holds no private key in PEM: {error}")))?;
-    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
-    let builder = ServerConfig::builder_with_provider(Arc::clone(&provider))
-        .with_safe_default_protocol_versions()
-        .map_err(|error| bad(&tls.certificate_file, error.to_string()))?;
-    let builder = match &tls.client_ca_file {
-        None => builder.with_no_client_auth(),
-        Some(path) => builder.with_client_cert_verifier(client_verifier(path, tls, provider)?),
-    };
-    let mut config = builder.with_single_cert(certificates, key).map_err(|error| {
-        bad(&tls.certificate_file, format!("does not go with {}: {error}", tls.key_file.display()))
-    })?;
-    config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
-    let listener = if tls.client_certificate_required { Listener::Admin } else { Listener::Public };
-    metrics().calls.certificate_expires.set(listener, u64::try_from(expires_s).unwrap_or(0));
-    Ok(TlsAcceptor::from(Arc::new(config)))
-}
-
-fn client_verifier(
-    path: &Path,
-    tls: &Tls,
-    provider: Arc<rustls::crypto::CryptoProvider>,
-) -> Result<Arc<dyn ClientCertVerifier>, Error> {
-    let mut roots = RootCertStore::empty();
-    for certificate in certificates(path)? {
-        roots.add(certificate).map_err(|error| bad(path, error.to_string()))?;
-    }
-    let mut verifier = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider);
-    if !tls.client_certificate_required {
-        verifier = verifier.allow_unauthenticated();
-    }
-    verifier.build().map_err(|error| bad(path, error.to_string()))
-}
-
-fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, Error> {
-    let pem = fs::read(path).map_err(|error| bad(path, format!("cannot be read: {error}")))?;
-    let read: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(&pem).collect();
-    let certificates = read.map_err(|error| bad(path, format!("cannot be read as PEM: {error}")))?;
-    if certificates.is_empty() { Err(bad(path, "holds no certificate".to_owned())) } else { Ok(certificates) }
-}
-
-fn bad(path: &Path, problem: String) -> Error {
-    Error::Tls { path: path.to_owned(), problem }
 }

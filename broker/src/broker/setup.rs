@@ -1,13 +1,15 @@
 //! What a broker reads before it starts: keys, TLS, push services' credentials. Nothing is written, locked or sent, so
 //! that `countersign config check` finds what `countersign serve` would fail at, and finds all of it at once.
 
-use std::{fmt, io, path::Path};
+use std::{fmt, io, path::Path, sync::Arc};
 
 use tokio::net::TcpSocket;
-use tokio_rustls::TlsAcceptor;
 
 use crate::{
-    api::listen::{self, Tls},
+    api::{
+        listen,
+        tls::{LiveTls, Tls},
+    },
     config::{Config, Place},
     keys::{self, Keys},
     log::LogConfig,
@@ -26,8 +28,8 @@ pub struct Setup {
 
 /// TLS and push services.
 pub struct Edge {
-    pub(super) tls: Option<TlsAcceptor>,
-    pub(super) admin_tls: Option<TlsAcceptor>,
+    pub(super) tls: Option<Arc<LiveTls>>,
+    pub(super) admin_tls: Option<Arc<LiveTls>>,
     pub(super) push: Vec<push::Service>,
 }
 
@@ -80,8 +82,8 @@ impl Edge {
     }
 
     fn read_into(config: &Config, problems: &mut Problems<'_>) -> Option<Self> {
-        let tls = config.server.tls.as_ref().map(|tls| problems.tls("server.tls", &Tls::from(tls)));
-        let admin_tls = config.admin.tls.as_ref().map(|tls| problems.tls("admin.tls", &Tls::from(tls)));
+        let tls = config.server.tls.as_ref().map(|tls| problems.tls("server.tls", Tls::from(tls)));
+        let admin_tls = config.admin.tls.as_ref().map(|tls| problems.tls("admin.tls", Tls::from(tls)));
         let apns = config.push.apns.as_ref().map(|apns| problems.push("push.apns", apns::connect(apns)));
         let fcm = config.push.fcm.as_ref().map(|fcm| problems.push("push.fcm", fcm::connect(fcm)));
         let push = [apns, fcm].into_iter().flatten().collect::<Option<_>>();
@@ -152,8 +154,8 @@ impl Problems<'_> {
         self.found.push(Problem { key, place: self.config.origin().place(key), text });
     }
 
-    fn tls(&mut self, section: &'static str, tls: &Tls) -> Option<TlsAcceptor> {
-        let read = listen::tls(tls);
+    fn tls(&mut self, section: &'static str, tls: Tls) -> Option<Arc<LiveTls>> {
+        let read = LiveTls::read(section, tls).map(Arc::new);
         let key = read.as_ref().err().and_then(listen::Error::file).and_then(|file| self.key_of(file));
         self.take(key.unwrap_or(section), read)
     }

@@ -9,3 +9,4 @@ pub(crate) mod init;
 pub(crate) mod log;
 pub(crate) mod open_files;
 pub(crate) mod serve;
+pub(crate) mod tls;

@@ -30,6 +30,7 @@ pub(crate) async fn run(file: &ConfigFile) -> anyhow::Result<()> {
     open_files::fit(&mut config.limits)?;
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
+    let mut hangup = signal(SignalKind::hangup())?;
 
     // Whatever is wrong with the configuration is found before the log is touched.
     let Setup { keys, edge } = Setup::read(&config)?;
@@ -47,13 +48,16 @@ pub(crate) async fn run(file: &ConfigFile) -> anyhow::Result<()> {
     }
     announce(&config, &broker);
 
-    let why = tokio::select! {
-        biased;
-        _ = terminate.recv() => Why::Told,
-        _ = interrupt.recv() => Why::Told,
-        // With the log everything else ends: this is the reason.
-        fault = log.stopped() => Why::LogStopped(fault),
-        ended = broker.ended() => Why::BrokerEnded(ended),
+    let why = loop {
+        tokio::select! {
+            biased;
+            _ = terminate.recv() => break Why::Told,
+            _ = interrupt.recv() => break Why::Told,
+            // With the log everything else ends: this is the reason.
+            fault = log.stopped() => break Why::LogStopped(fault),
+            ended = broker.ended() => break Why::BrokerEnded(ended),
+            _ = hangup.recv() => reload(&broker).await,
+        }
     };
     let ended = end(broker, why).await;
     traces::end().await;
@@ -77,6 +81,15 @@ async fn end(broker: Broker, why: Why) -> anyhow::Result<()> {
             broker.stop().await;
             bail!("{ended}; what is acknowledged is in the log: start again")
         }
+    }
+}
+
+/// What has changed is said where it is read.
+async fn reload(broker: &Broker) {
+    if broker.reload_tls().await.is_empty() {
+        tracing::info!(
+            "SIGHUP reads TLS again, and there is none: the configuration is read at a start alone"
+        );
     }
 }
 

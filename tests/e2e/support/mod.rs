@@ -3,6 +3,7 @@
 pub(crate) mod exposition;
 pub(crate) mod ledger;
 pub(crate) mod past;
+pub(crate) mod pki;
 pub(crate) mod raw;
 
 use std::fmt::Debug;

@@ -16,7 +16,10 @@ use tonic::{Request, Response, Status};
 
 use super::{Administration, Updates, fields::Fields, messages, status};
 use crate::{
-    api::auth::{api_key::ApiKey, scope_name},
+    api::{
+        auth::{api_key::ApiKey, scope_name},
+        tls::Reloaded,
+    },
     decider::{self, Decided},
     log::{Entry, EntryStream, Position, StreamId},
 };
@@ -156,6 +159,14 @@ impl administration_server::Administration for Administration {
             .take_until(self.stopping.clone().cancelled_owned());
         Ok(Response::new(Box::pin(messages)))
     }
+
+    async fn reload_tls(
+        &self,
+        _: Request<v1::ReloadTlsRequest>,
+    ) -> Result<Response<v1::ReloadTlsReply>, Status> {
+        let listeners = self.tls.reload().await.into_iter().map(reloaded).collect();
+        Ok(Response::new(v1::ReloadTlsReply { listeners }))
+    }
 }
 
 impl Administration {
@@ -214,6 +225,16 @@ fn credential(credential: &Credential) -> v1::Credential {
         issued_at: Some(timestamp(credential.issued_at)),
         revoked_at: credential.revoked_at.map(timestamp),
     }
+}
+
+fn reloaded((section, reloaded): (&'static str, Reloaded)) -> v1::reload_tls_reply::Listener {
+    use v1::reload_tls_reply::Result;
+    let (result, problem) = match reloaded {
+        Reloaded::Unchanged => (Result::Unchanged, String::new()),
+        Reloaded::Changed => (Result::Changed, String::new()),
+        Reloaded::Kept { problem } => (Result::Kept, problem),
+    };
+    v1::reload_tls_reply::Listener { section: section.to_owned(), result: result.into(), problem }
 }
 
 fn log_entry(entry: &Entry) -> v1::LogEntry {

@@ -26,6 +26,7 @@ use super::{
     admission::Admission,
     auth::{Authenticator, Caller, Shown},
     listen::{Peer, Receiving},
+    tls::AllTls,
 };
 use crate::{
     clock::Clock,
@@ -149,6 +150,8 @@ pub struct Administration {
     /// Held by who issues a credential: a certificate is good for one, and whether it is one already is looked up
     /// before it is decided. One node has one of these; on several, the log itself would have to say no.
     pub issuing: Arc<tokio::sync::Mutex<()>>,
+    /// Of both listeners.
+    pub tls: AllTls,
     /// The broker is about to end.
     pub stopping: CancellationToken,
 }
