@@ -26,6 +26,22 @@ impl Clock for SystemClock {
     }
 }
 
+/// What passes from a moment on, whatever the clock is set to meanwhile.
+#[derive(Debug, Clone, Copy)]
+pub struct Stopwatch(Instant);
+
+impl Stopwatch {
+    /// From now on.
+    pub fn start() -> Self {
+        Self(Instant::now())
+    }
+
+    /// What has passed.
+    pub fn elapsed(self) -> Duration {
+        self.0.elapsed()
+    }
+}
+
 /// A clock that tests set.
 #[derive(Debug, Default)]
 pub struct ManualClock(AtomicU64);

@@ -27,6 +27,8 @@ enum Command {
     /// Look at the configuration
     #[command(subcommand)]
     Config(ConfigCommand),
+    /// Look at all that a broker stands on, and say what to do: files, keys, log, clock, push services
+    Doctor(commands::doctor::Options),
     /// Register login servers and enrolling pages (asks the running broker)
     #[command(subcommand)]
     RelyingParty(commands::admin::RelyingPartyCommand),
@@ -81,6 +83,7 @@ async fn main() -> ExitCode {
         Command::Init(options) => commands::init::run(&options),
         Command::Serve(config) => commands::serve::run(&config).await,
         Command::Config(ConfigCommand::Check(config)) => commands::check::run(&config),
+        Command::Doctor(options) => Box::pin(commands::doctor::run(&options)).await,
         Command::RelyingParty(command) => commands::admin::relying_party(command).await,
         Command::Credential(command) => commands::admin::credential(command).await,
         Command::Tls(command) => commands::tls::run(command).await,

@@ -9,6 +9,7 @@ mod callers;
 mod connections;
 mod damage;
 mod demo;
+mod doctor;
 mod enrolment;
 mod first_sign_in;
 mod following;

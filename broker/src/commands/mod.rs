@@ -5,6 +5,7 @@ pub(crate) mod admin_client;
 pub(crate) mod bench_parts;
 pub(crate) mod check;
 pub(crate) mod demo;
+pub(crate) mod doctor;
 pub(crate) mod init;
 pub(crate) mod log;
 pub(crate) mod open_files;

@@ -7,10 +7,10 @@ use countersign::config::Limits;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
 /// What the process needs beside its connections: the log's files, listeners, administration, push services.
-const OTHERS: u64 = 256;
+pub(crate) const OTHERS: u64 = 256;
 
 /// With fewer connections than this a broker is of no use.
-const CONNECTIONS_MIN: u64 = 32;
+pub(crate) const CONNECTIONS_MIN: u64 = 32;
 
 /// Allows as many open files as the operating system lets us, and takes no more connections than they are enough for.
 pub(crate) fn fit(limits: &mut Limits) -> anyhow::Result<()> {

@@ -139,6 +139,17 @@ pub fn load(folder: &Path) -> Result<Keys, Error> {
     })
 }
 
+/// All that is wrong with a folder of keys; [`load`] says the first of it.
+pub fn problems(folder: &Path) -> Vec<Error> {
+    let folder_itself = private(folder).err();
+    if matches!(folder_itself, Some(Error::Missing { .. })) {
+        return folder_itself.into_iter().collect();
+    }
+    let id = read::<16>(folder, BROKER_ID).err();
+    let secrets = SECRETS.iter().filter_map(|kind| read::<32>(folder, kind).err());
+    folder_itself.into_iter().chain(id).chain(secrets).collect()
+}
+
 /// Refuses what others than its owner can read or change.
 pub fn private(path: &Path) -> Result<(), Error> {
     let metadata = fs::metadata(path).map_err(Error::reading(path))?;

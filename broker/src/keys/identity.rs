@@ -43,24 +43,9 @@ pub enum Error {
 
 /// Introduces the key to an empty log; to any other, makes sure that it is the one that was introduced.
 pub async fn introduce(log: &dyn EventLog, keys: &Keys, clock: &dyn Clock) -> Result<(), Error> {
-    let hex = |key: &[u8]| data_encoding::HEXLOWER.encode(key);
-    let ours = KeyIntroduced {
-        broker_id: keys.broker_id().to_owned(),
-        public_key: keys.public_key().as_bytes().to_vec().into(),
-    };
     let introduced = log.read(STREAM, None).await?.iter().flat_map(|entry| entry.events.clone()).next_back();
     if let Some(event) = introduced {
-        let logged = KeyIntroduced::decode(event.body).map_err(|_| Error::Unreadable)?;
-        return if logged == ours {
-            Ok(())
-        } else {
-            Err(Error::AnotherBroker {
-                logged: logged.broker_id,
-                logged_key: hex(&logged.public_key),
-                ours: ours.broker_id,
-                our_key: hex(&ours.public_key),
-            })
-        };
+        return compare(&event, keys);
     }
     log.append(Append {
         stream: STREAM,
@@ -71,10 +56,33 @@ pub async fn introduce(log: &dyn EventLog, keys: &Keys, clock: &dyn Clock) -> Re
             kind: EventType::KeyIntroduced as u32,
             version: 1,
             may_ignore: false,
-            body: ours.encode_to_vec().into(),
+            body: of(keys).encode_to_vec().into(),
             sealed: bytes::Bytes::new(),
         }],
     })
     .await?;
     Ok(())
+}
+
+/// Whether these are the keys that this event of the broker's stream has introduced.
+pub fn compare(introduced: &EventRecord, keys: &Keys) -> Result<(), Error> {
+    let hex = |key: &[u8]| data_encoding::HEXLOWER.encode(key);
+    let (logged, ours) =
+        (KeyIntroduced::decode(introduced.body.clone()).map_err(|_| Error::Unreadable)?, of(keys));
+    if logged == ours {
+        return Ok(());
+    }
+    Err(Error::AnotherBroker {
+        logged: logged.broker_id,
+        logged_key: hex(&logged.public_key),
+        ours: ours.broker_id,
+        our_key: hex(&ours.public_key),
+    })
+}
+
+fn of(keys: &Keys) -> KeyIntroduced {
+    KeyIntroduced {
+        broker_id: keys.broker_id().to_owned(),
+        public_key: keys.public_key().as_bytes().to_vec().into(),
+    }
 }

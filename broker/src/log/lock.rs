@@ -38,3 +38,8 @@ impl Lock {
         File::open(folder.join(LOCK_NAME)).is_ok_and(|file| probe(file) == Err(Errno::WOULDBLOCK))
     }
 }
+
+/// Whether a process has the log in this folder open, as far as we may know.
+pub fn is_in_use(folder: &Path) -> bool {
+    Lock::is_taken(folder)
+}

@@ -65,6 +65,7 @@ pub use entry::{
 };
 pub use error::{AppendError, Contradiction, Corruption, Damage, DiskError, Fault, ReadError, StartError};
 pub use local::{LocalLog, LogConfig};
+pub use lock::is_in_use;
 pub use memory::{Crash, MemoryLog};
 pub use offline::{Ending, Entries, OfflineLog};
 pub use verify::{Report, SegmentReport, verify};

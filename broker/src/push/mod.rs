@@ -15,6 +15,7 @@
 //! | [`apns`], [`fcm`] | Apple's and Google's protocols, their credentials, and what their answers mean |
 //! | `connection` | one HTTP/2 connection, made anew when it has gone silent |
 //! | [`Report`] | how it ended, once for each job |
+//! | [`Probe`] | whether a service is there and takes our credentials, without a phone |
 //!
 //! 'Accepted' means accepted by the push service. Whether the phone got it, the phone says.
 
@@ -22,6 +23,7 @@ pub mod apns;
 mod connection;
 pub mod fcm;
 mod payload;
+mod probe;
 mod queue;
 mod retry;
 mod settings;
@@ -36,6 +38,7 @@ use countersign_domain::{
     event::{PushServiceKind, PushTarget},
 };
 
+pub use probe::{Probe, Reached};
 pub use queue::{EXPIRED, Job, NotQueued, Outcome, Pusher, QueueSettings, Report, UNREACHABLE};
 pub use settings::{HttpsUrl, SetupError};
 

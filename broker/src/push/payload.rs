@@ -71,6 +71,11 @@ pub(super) fn fcm(registration_token: &str, message: &PushMessage, now: Timestam
     })
 }
 
+/// A message that FCM is asked to look at, and not to send.
+pub(super) fn fcm_validated(registration_token: &str) -> Bytes {
+    encode(&serde_json::json!({ "validate_only": true, "message": { "token": registration_token } }))
+}
+
 /// FCM keeps messages for four weeks at most.
 const FCM_TTL_SECONDS_MAX: u64 = 28 * 24 * 60 * 60;
 

@@ -51,6 +51,27 @@ impl Fcm {
         Self { connection, tokens, send }
     }
 
+    /// Has FCM say what it would do with a push to this registration token. Nothing is sent to anybody.
+    pub(super) async fn validate(&self, registration_token: &str, now: Timestamp) -> Result<Accepted, Error> {
+        self.offer_renewed(payload::fcm_validated(registration_token), now).await
+    }
+
+    /// Offers the push, once more if its access token has to be renewed.
+    async fn offer_renewed(&self, body: Bytes, now: Timestamp) -> Result<Accepted, Error> {
+        let bearer = self.tokens.current(now).await?;
+        let answer = match self.offer(body.clone(), bearer.clone(), now).await {
+            Err(Verdict::TokenRefused) => {
+                let renewed = self.tokens.after_refused(&bearer, now).await?;
+                self.offer(body, renewed, now).await
+            }
+            answer => answer,
+        };
+        answer.map_err(|verdict| match verdict {
+            Verdict::Final(error) => error,
+            Verdict::TokenRefused => token_not_taken(),
+        })
+    }
+
     /// Offers the push with this access token.
     async fn offer(&self, message: Bytes, bearer: HeaderValue, now: Timestamp) -> Result<Accepted, Verdict> {
         let headers = HeaderMap::from_iter([
@@ -79,19 +100,7 @@ impl PushService for Fcm {
         if target.service() != PushServiceKind::Fcm {
             return Err(Error::Refused { reason: "the target is no FCM registration token".to_owned() });
         }
-        let bearer = self.tokens.current(now).await?;
-        let body = payload::fcm(target.token(), message, now);
-        let answer = match self.offer(body.clone(), bearer.clone(), now).await {
-            Err(Verdict::TokenRefused) => {
-                let renewed = self.tokens.after_refused(&bearer, now).await?;
-                self.offer(body, renewed, now).await
-            }
-            answer => answer,
-        };
-        answer.map_err(|verdict| match verdict {
-            Verdict::Final(error) => error,
-            Verdict::TokenRefused => token_not_taken(),
-        })
+        self.offer_renewed(payload::fcm(target.token(), message, now), now).await
     }
 }
 

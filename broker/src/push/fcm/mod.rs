@@ -17,7 +17,7 @@ pub use self::{
     settings::{ServiceAccount, Settings},
 };
 use super::{
-    PushService, Service, SetupError,
+    Clock, Probe, PushService, Service, SetupError,
     connection::{Connection, Protocol, Recipe},
 };
 use oauth::AccessTokens;
@@ -42,3 +42,19 @@ pub fn connect(settings: &Settings) -> Result<Service, SetupError> {
         queue: settings.queue.clone(),
     })
 }
+
+/// Asks whether Google is there and takes our credentials: at the token endpoint, then at FCM, which is asked to
+/// validate a push to nobody, and not to send it.
+pub async fn probe(settings: &Settings, clock: &Clock) -> Result<Probe, SetupError> {
+    let account = ServiceAccount::read(&settings.service_account_file)?;
+    let (project_id, token_endpoint) = (account.project_id().to_owned(), account.token_uri().to_string());
+    let ca_file = settings.ca_file.as_deref();
+    let (any, http2) = (Recipe::new(Protocol::Any, ca_file)?, Recipe::new(Protocol::Http2, ca_file)?);
+    let tokens = Arc::new(AccessTokens::new(account, any.client()?));
+    let fcm = Fcm::new(Connection::new(&http2)?, tokens, &settings.endpoint, &project_id);
+    let addresses = [(token_endpoint, &any), (settings.endpoint.to_string(), &http2)];
+    Probe::of(addresses, fcm.validate(NOBODY, clock()), clock).await
+}
+
+/// No registration token.
+const NOBODY: &str = "countersign-doctor";

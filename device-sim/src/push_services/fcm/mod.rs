@@ -17,7 +17,7 @@ mod schema;
 use std::{
     convert::Infallible,
     sync::{Arc, Mutex, PoisonError},
-    time::Duration,
+    time::{Duration, UNIX_EPOCH},
 };
 
 use bytes::Bytes;
@@ -47,6 +47,7 @@ use super::{
     store::{Held, Window},
     tally::Received,
 };
+use crate::clock::Timestamp;
 
 /// More than this of a body is not read.
 const BODY_MAX: usize = 64 * 1024;
@@ -69,7 +70,7 @@ pub(crate) struct Fcm {
 impl Serve for Fcm {
     async fn serve(self: Arc<Self>, stream: TlsStream<Wire>, orders: Orders, stop: CancellationToken) {
         self.core.tally.connections.one();
-        let service = service_fn(|request| Arc::clone(&self).handle(request, orders.clone()));
+        let service = service_fn(|request| Arc::clone(&self).answer(request, orders.clone()));
         let builder = auto::Builder::new(TokioExecutor::new());
         let mut connection = std::pin::pin!(builder.serve_connection(TokioIo::new(stream), service));
         loop {
@@ -98,6 +99,18 @@ impl Serve for Fcm {
 type NoAnswer = Box<dyn std::error::Error + Send + Sync>;
 
 impl Fcm {
+    /// Every answer says what the service's clock shows (RFC 9110 section 6.6.1), as Google's do.
+    async fn answer(
+        self: Arc<Self>,
+        request: Request<Incoming>,
+        orders: Orders,
+    ) -> Result<Response<Full<Bytes>>, NoAnswer> {
+        let clock = self.core.clock.clone();
+        let mut response = self.handle(request, orders).await?;
+        response.headers_mut().insert(header::DATE, http_date(clock.now()));
+        Ok(response)
+    }
+
     async fn handle(
         self: Arc<Self>,
         request: Request<Incoming>,
@@ -415,6 +428,12 @@ async fn pause(strike: &Strike) {
 /// The body; `None` if it is too large or the client gave up.
 async fn read(body: Incoming) -> Option<Bytes> {
     Limited::new(body, BODY_MAX).collect().await.ok().map(http_body_util::Collected::to_bytes)
+}
+
+/// An HTTP-date (RFC 9110 section 5.6.7).
+fn http_date(now: Timestamp) -> HeaderValue {
+    let date = httpdate::fmt_http_date(UNIX_EPOCH + Duration::from_millis(now.millis()));
+    HeaderValue::try_from(date).expect("a date is visible ASCII")
 }
 
 /// Google answers unknown addresses in HTML.
