@@ -41,6 +41,11 @@ enum Command {
     /// Read, check and repair the event log
     #[command(subcommand)]
     Log(commands::log::LogCommand),
+    /// Copy log and keys, and check the copies
+    #[command(subcommand)]
+    Backup(commands::backup::BackupCommand),
+    /// Put a backup in the place of a log that is not there
+    Restore(commands::backup::Restore),
     /// Show a whole sign-in on this machine: broker, simulated APNs and FCM, a phone on each
     Demo(commands::demo::Options),
     /// Measure what an approval is made of, part by part (`device-sim bench` asks for it)
@@ -88,6 +93,8 @@ async fn main() -> ExitCode {
         Command::Credential(command) => commands::admin::credential(command).await,
         Command::Tls(command) => commands::tls::run(command).await,
         Command::Log(command) => Box::pin(commands::log::run(command)).await,
+        Command::Backup(command) => commands::backup::run(command),
+        Command::Restore(options) => commands::backup::restore(&options),
         Command::Demo(options) => commands::demo::run(&options).await,
         Command::BenchParts(part) => commands::bench_parts::run(part).await,
     };

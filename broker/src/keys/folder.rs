@@ -88,8 +88,9 @@ impl Error {
 }
 
 /// The secrets, by file. Each is 32 random bytes.
-const SECRETS: [&str; 5] = ["signing-key", "sealing-key", "lookup-key", "nonce-key", "acknowledgement-key"];
-const BROKER_ID: &str = "broker-id";
+pub(super) const SECRETS: [&str; 5] =
+    ["signing-key", "sealing-key", "lookup-key", "nonce-key", "acknowledgement-key"];
+pub(super) const BROKER_ID: &str = "broker-id";
 
 /// Makes a new broker's keys in a folder that has none. Everything is on disk when this returns.
 pub fn create(folder: &Path, entropy: &dyn Entropy) -> Result<(), Error> {

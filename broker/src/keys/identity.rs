@@ -1,12 +1,17 @@
 //! The log and the keys belong together: the broker's own stream says which key signs.
 
+use std::path::Path;
+
 use countersign_proto::event::v1::{EventType, KeyIntroduced};
 use prost::Message;
 
 use super::Keys;
 use crate::{
     clock::Clock,
-    log::{Append, AppendError, EventLog, EventRecord, Expected, ReadError, StreamId, StreamKind, Urgency},
+    log::{
+        Append, AppendError, EventLog, EventRecord, Expected, OfflineLog, Position, ReadError, StreamId,
+        StreamKind, Urgency,
+    },
 };
 
 /// The broker's own stream: there is one.
@@ -62,6 +67,25 @@ pub async fn introduce(log: &dyn EventLog, keys: &Keys, clock: &dyn Clock) -> Re
     })
     .await?;
     Ok(())
+}
+
+/// What the log in this folder was begun with, which may be open in a broker; none where it does not say.
+pub fn logged(log: &Path) -> Result<Option<EventRecord>, ReadError> {
+    for entry in OfflineLog::open(log)?.entries(Position::FIRST).take(INTRODUCED_WITHIN) {
+        let entry = entry?;
+        if entry.stream == STREAM {
+            return Ok(entry.events.into_iter().next());
+        }
+    }
+    Ok(None)
+}
+
+/// A log begins with what its broker says of itself: not behind this entry.
+const INTRODUCED_WITHIN: usize = 64;
+
+/// The broker that this event has introduced.
+pub fn broker_of(introduced: &EventRecord) -> Option<String> {
+    Some(KeyIntroduced::decode(introduced.body.clone()).ok()?.broker_id)
 }
 
 /// Whether these are the keys that this event of the broker's stream has introduced.

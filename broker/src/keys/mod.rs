@@ -3,11 +3,13 @@
 //! - [`folder`]: where the keys are, and with which permissions;
 //! - [`seal`]: encrypts for storage, under a key for each account;
 //! - [`nonce`]: what reads of phones must carry;
+//! - [`backup`]: copies of the folder;
 //! - [`acknowledgement`]: what stands for a phone that says "delivered".
 //!
 //! Nothing here prints a key, and nobody else sees one.
 
 pub mod acknowledgement;
+pub mod backup;
 pub mod folder;
 pub mod identity;
 pub mod nonce;

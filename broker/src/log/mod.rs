@@ -21,8 +21,10 @@
 //! | `reading` | readers and followers take it from memory, else from sled, else from the journal |
 //! | `witness` | what was made from the journal says what the journal must have |
 //! | `start` | after a stop or a crash: what the journal holds is made durable, what sled lacks is put there |
+//! | `backup` | copying what is truth, and putting it back |
 //! | `verify`, `repair`, `offline` | looking at a log, and mending it, when no broker runs |
 
+pub mod backup;
 pub mod bench;
 mod committer;
 mod decoy;

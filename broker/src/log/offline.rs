@@ -113,10 +113,18 @@ fn read_to_end(reader: &mut SegmentReader) -> Result<Ending, DiskError> {
 
 /// What the damage that the reader of the last segment has met says about the journal's end.
 pub(crate) fn ending(reader: &mut SegmentReader, damage: Damage) -> Result<Ending, DiskError> {
-    Ok(match judge(reader, damage)? {
-        Verdict::Torn => Ending::Torn { offset: reader.offset, bytes: reader.length - reader.offset },
-        Verdict::Corrupt(damage) => Ending::Corrupt(reader.corruption(damage)),
-    })
+    let damage = match judge(reader, damage)? {
+        Verdict::Torn => {
+            return Ok(Ending::Torn { offset: reader.offset, bytes: reader.length - reader.offset });
+        }
+        Verdict::Corrupt(damage) => damage,
+    };
+    // A broker that was writing meanwhile has put there what was not when it was read, and more behind it.
+    let (offset, next) = (reader.offset, reader.next);
+    reader.look_again()?;
+    let whole = !matches!(reader.read()?, Found::Damaged(_));
+    reader.seek(offset, next);
+    Ok(if whole { Ending::Open } else { Ending::Corrupt(reader.corruption(damage)) })
 }
 
 /// Entries in the order of positions. Behind an error comes nothing.

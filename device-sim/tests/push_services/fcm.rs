@@ -45,6 +45,18 @@ async fn an_installation_id_is_as_good_as_a_token() {
 }
 
 #[tokio::test]
+async fn every_answer_says_what_the_services_clock_shows() {
+    let services = start().await;
+    services.clock().advance(Duration::from_secs(3_600));
+    let now = services.clock().now().seconds();
+    let reply = Fcm::new(&services).await.message(json!({ "token": "nonsense" })).await;
+    let date =
+        httpdate::parse_http_date(reply.headers["date"].to_str().expect("visible ASCII")).expect("a date");
+    let said = date.duration_since(std::time::UNIX_EPOCH).expect("after 1970").as_secs();
+    assert!((now..now + 60).contains(&said), "{said} at {now}");
+}
+
+#[tokio::test]
 async fn a_message_that_is_only_to_be_checked_is_not_delivered() {
     let services = start().await;
     let device = services.new_device(Service::Fcm).expect("room");

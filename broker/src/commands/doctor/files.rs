@@ -1,24 +1,17 @@
 //! Whose the files are, and who else may use them.
 
-use std::{
-    os::unix::fs::{MetadataExt as _, PermissionsExt as _},
-    path::Path,
-};
+use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
 
 use countersign::{
     config::Config,
     keys::{
-        self,
         folder::{self, Error},
         identity,
     },
-    log::{OfflineLog, Position, log_exists},
+    log::log_exists,
 };
 
 use super::{report::Findings, secret_files};
-
-/// A log begins with what its broker says of itself: not behind this entry.
-const INTRODUCED_WITHIN: usize = 64;
 
 /// What another user finds out is not what the broker would.
 pub(super) fn user(config: &Config, findings: &mut Findings) {
@@ -46,9 +39,11 @@ pub(super) fn keys(config: &Config, findings: &mut Findings) {
     if !problems.is_empty() {
         return;
     }
+    // What cannot be read of the log is found where that is looked at.
+    let logged = identity::logged(&config.log.folder).ok().flatten();
     match folder::load(folder) {
         Err(error) => findings.fail("keys", error, "restore the keys from their backup"),
-        Ok(keys) => match introduced(&config.log.folder, &keys) {
+        Ok(keys) => match logged.map(|event| identity::compare(&event, &keys)) {
             Some(Err(error)) => findings.fail(
                 "keys",
                 error,
@@ -60,16 +55,11 @@ pub(super) fn keys(config: &Config, findings: &mut Findings) {
                     format!("of broker {}: the log's, and nobody else's to read", keys.broker_id()),
                 );
             }
-            None => findings.good("keys", format!("of broker {}: nobody else's to read", keys.broker_id())),
+            None => {
+                findings.good("keys", format!("of broker {}: nobody else's to read", keys.broker_id()));
+            }
         },
     }
-}
-
-/// Whether the log was begun with these keys; none where it does not say.
-fn introduced(log: &Path, keys: &keys::Keys) -> Option<Result<(), identity::Error>> {
-    let entries = OfflineLog::open(log).ok()?.entries(Position::FIRST).take(INTRODUCED_WITHIN);
-    let first = entries.flatten().find(|entry| entry.stream == identity::STREAM)?;
-    Some(identity::compare(first.events.first()?, keys))
 }
 
 fn says(problem: &Error) -> String {

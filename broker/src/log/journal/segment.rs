@@ -144,6 +144,14 @@ impl SegmentReader {
         (self.offset, self.next) = (offset, next);
     }
 
+    /// Forgets what it has read of the file, which may have been written to since: what was read before that, and what
+    /// stands behind it now, do not go together.
+    pub(crate) fn look_again(&mut self) -> Result<(), DiskError> {
+        self.window = Window::default();
+        self.length = self.file.length().map_err(|error| DiskError::new("read", &self.path, &error))?;
+        Ok(())
+    }
+
     /// Reads on.
     pub(crate) fn read(&mut self) -> Result<Found, DiskError> {
         let (offset, first) = (self.offset, self.next);
