@@ -63,19 +63,3 @@ impl Clock for ManualClock {
         Timestamp::from_millis(self.0.load(Ordering::SeqCst))
     }
 }
-
-/// Measures how long something takes. For telling it to whoever runs the broker; nothing is decided by it.
-#[derive(Debug, Clone, Copy)]
-pub struct Stopwatch(Instant);
-
-impl Stopwatch {
-    /// Starts it.
-    pub fn start() -> Self {
-        Self(Instant::now())
-    }
-
-    /// How long ago that was.
-    pub fn elapsed(self) -> Duration {
-        self.0.elapsed()
-    }
-}

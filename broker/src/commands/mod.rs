@@ -2,8 +2,8 @@
 
 pub(crate) mod admin;
 pub(crate) mod admin_client;
-pub(crate) mod bench_parts;
 pub(crate) mod backup;
+pub(crate) mod bench_parts;
 pub(crate) mod check;
 pub(crate) mod demo;
 pub(crate) mod doctor;
