@@ -303,7 +303,7 @@ enum AdminListener {
 const FEW_CONNECTIONS: usize = 64;
 
 impl AdminListener {
-    async fn serve(self, server: Server, patience: Duration) {
+    async fn serve(self, server: Server<axum::Router>, patience: Duration) {
         match self {
             Self::Tcp(listener, tls) => server.tcp(listener, Some(tls), patience).await,
             Self::Unix(listener, path) => {

@@ -3,6 +3,7 @@
 
 use std::{
     collections::HashMap,
+    convert::Infallible,
     fs, io,
     net::{IpAddr, Ipv6Addr, SocketAddr},
     os::unix::fs::{FileTypeExt, PermissionsExt},
@@ -14,8 +15,14 @@ use std::{
     time::Duration,
 };
 
+use bytes::Bytes;
 use countersign_envelope::sha256;
-use hyper::{Request, body::Incoming, service::service_fn};
+use futures::FutureExt as _;
+use hyper::{
+    Request, Response,
+    body::{Body, Incoming},
+    service::service_fn,
+};
 use hyper_util::{
     rt::{TokioExecutor, TokioIo, TokioTimer},
     server::{conn::auto, graceful::GracefulShutdown},
@@ -26,7 +33,6 @@ use tokio::{
     sync::{Notify, OwnedSemaphorePermit, Semaphore},
 };
 use tokio_util::sync::CancellationToken;
-use tower::ServiceExt;
 
 use super::tls::LiveTls;
 use crate::{
@@ -149,10 +155,22 @@ impl Error {
     }
 }
 
+/// Answers requests.
+pub trait Answers: Clone + Send + 'static {
+    /// Of an answer.
+    type Body: Body<Data = Bytes, Error: Into<Box<dyn std::error::Error + Send + Sync>>> + Send + 'static;
+
+    /// Answers one.
+    fn answer(
+        self,
+        request: Request<Incoming>,
+    ) -> impl Future<Output = Response<Self::Body>> + Send + 'static;
+}
+
 /// A listener, and how its connections are served.
 #[derive(Debug)]
-pub struct Server {
-    router: axum::Router,
+pub struct Server<A> {
+    answers: A,
     limits: Limits,
     /// What it is counted as.
     label: Listener,
@@ -162,11 +180,11 @@ pub struct Server {
     graceful: GracefulShutdown,
 }
 
-impl Server {
-    /// Serves this router within these limits, until told to stop.
-    pub fn new(router: axum::Router, limits: Limits, label: Listener, stopping: CancellationToken) -> Self {
+impl<A: Answers> Server<A> {
+    /// Serves what answers within these limits, until told to stop.
+    pub fn new(answers: A, limits: Limits, label: Listener, stopping: CancellationToken) -> Self {
         Self {
-            router,
+            answers,
             limits,
             label,
             connections: Arc::new(Semaphore::new(limits.connections)),
@@ -258,8 +276,8 @@ impl Server {
         Place { _connection: connection, _visit: visit, _counted: calls.connections.one(self.label) }
     }
 
-    fn connection(&self) -> Connection {
-        Connection { router: self.router.clone(), limits: self.limits, watcher: self.graceful.watcher() }
+    fn connection(&self) -> Connection<A> {
+        Connection { answers: self.answers.clone(), limits: self.limits, watcher: self.graceful.watcher() }
     }
 
     fn serve<S>(&self, stream: S, peer: Peer, place: Place)
@@ -347,18 +365,18 @@ fn network(address: IpAddr) -> IpAddr {
 }
 
 /// One connection.
-struct Connection {
-    router: axum::Router,
+struct Connection<A> {
+    answers: A,
     limits: Limits,
     watcher: hyper_util::server::graceful::Watcher,
 }
 
-impl Connection {
+impl<A: Answers> Connection<A> {
     async fn serve<S>(self, stream: S, peer: Peer, place: Place)
     where
         S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     {
-        let router = self.router;
+        let answers = self.answers;
         let called = Arc::new(Notify::new());
         let receiving = Receiving {
             places: Arc::new(Semaphore::new(RECEIVED_AT_ONCE_MAX)),
@@ -369,7 +387,7 @@ impl Connection {
             first_call.notify_one();
             request.extensions_mut().insert(peer);
             request.extensions_mut().insert(receiving.clone());
-            router.clone().oneshot(request)
+            answers.clone().answer(request).map(Ok::<_, Infallible>)
         });
         let builder = builder(self.limits);
         let connection = builder.serve_connection(TokioIo::new(stream), service).into_owned();

@@ -62,6 +62,8 @@ pub struct Overload {
     pub approved_per_second: f64,
     /// These divided by the most.
     pub goodput: f64,
+    /// The broker's CPU time in each second, while the most was sought and while more was asked for, in seconds.
+    pub cpu: [f64; 2],
     /// Requests that were sent away at once, with a time to come again.
     pub shed: u64,
     /// Requests that were taken; all of them were approved, and page, phone and log agree.
@@ -94,6 +96,7 @@ pub async fn measure(plan: &Plan, program: &Path, step: impl Fn(&str)) -> Result
         asked_per_second: asked,
         approved_per_second: approved,
         goodput: approved / highest,
+        cpu: [most.cpu, most_asked.cpu],
         shed: most_asked.shed,
         approved: most_asked.approved.len() as u64,
         request_to_number_us: Percentiles::of(most_asked.approved.iter().filter_map(|one| one.to_number)),
@@ -105,6 +108,7 @@ struct SignIns {
     approved: Vec<Record>,
     shed: u64,
     took: Duration,
+    cpu: f64,
 }
 
 /// Everybody approves at once. A request that was taken must be approved; one that was not must be sent away.
@@ -123,13 +127,16 @@ async fn sign_ins(
         gives_up: true,
         seed: 1,
     };
+    let before = stage.usage().unwrap_or_default();
     let records = load::run(&plan, stage, people, &Progress::default()).await?;
+    let used = stage.usage().unwrap_or_default().since(before);
     let (shed, taken): (Vec<_>, Vec<_>) = records.all().iter().cloned().partition(Record::is_shed);
     let compared = compare(&taken, &Logged::read(stage).await?, false);
     if let Some(first) = compared.mismatches.first() {
         return Err(BenchError::Mismatches { count: compared.mismatches.len(), first: first.to_string() });
     }
-    Ok(SignIns { approved: taken, shed: shed.len() as u64, took: records.took() })
+    let cpu = used.cpu.as_secs_f64() / records.took().as_secs_f64().max(f64::MIN_POSITIVE);
+    Ok(SignIns { approved: taken, shed: shed.len() as u64, took: records.took(), cpu })
 }
 
 #[allow(clippy::cast_precision_loss, reason = "a rate needs no more digits")]
@@ -186,6 +193,11 @@ impl fmt::Display for Overload {
             f,
             "approved                             {:>8.1} a second: {:.2} of the most",
             self.approved_per_second, self.goodput
+        )?;
+        writeln!(
+            f,
+            "the broker's CPU time in a second    {:>8.2} s, then {:.2} s",
+            self.cpu[0], self.cpu[1]
         )?;
         writeln!(
             f,

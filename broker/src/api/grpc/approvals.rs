@@ -27,7 +27,7 @@ impl Approvals for Services {
         &self,
         request: Request<v1::RequestApprovalRequest>,
     ) -> Result<Response<Self::RequestApprovalStream>, Status> {
-        self.new_work()?;
+        self.accepting()?;
         let caller = self.caller(&request, Scope::SignIn).await?;
         let call = traces::call("countersign.v1.Approvals/RequestApproval", request.metadata().as_ref());
         let opened = async {
@@ -51,7 +51,7 @@ impl Approvals for Services {
         request: Request<v1::RequestApprovalRequest>,
     ) -> Result<Response<v1::OpenApprovalReply>, Status> {
         use v1::open_approval_reply::Result as Opened;
-        self.new_work()?;
+        self.accepting()?;
         let caller = self.caller(&request, Scope::SignIn).await?;
         let call = traces::call("countersign.v1.Approvals/OpenApproval", request.metadata().as_ref());
         let opened = self.open(&caller, &request.into_inner()).instrument(call).await?;

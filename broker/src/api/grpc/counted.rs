@@ -7,15 +7,10 @@ use std::{
     task::{Context, Poll, ready},
 };
 
-use axum::{
-    body::{Body, HttpBody},
-    extract::Request,
-    middleware::Next,
-    response::Response,
-};
 use bytes::Bytes;
-use http::HeaderMap;
-use hyper::body::{Frame, SizeHint};
+use http::{HeaderMap, Response};
+use hyper::body::{Body as HttpBody, Frame, SizeHint};
+use tonic::{Status, body::Body};
 
 use crate::telemetry::{
     Stopwatch,
@@ -25,16 +20,6 @@ use crate::telemetry::{
         metrics,
     },
 };
-
-/// Answers a call, and counts it.
-pub(super) async fn call(request: Request, next: Next) -> Response {
-    let mut call = Call::new(method(request.uri().path()));
-    let began = Stopwatch::start();
-    let response = next.run(request).await;
-    metrics().calls.call_duration.took(call.method, began.elapsed());
-    call.status = code(response.headers());
-    response.map(|body| Body::new(Counted { body, call }))
-}
 
 /// The methods by their paths: one that is not there is none of ours.
 fn method(path: &str) -> Method {
@@ -51,15 +36,26 @@ fn code(headers: &HeaderMap) -> Option<Code> {
 }
 
 /// A call that goes on. Whoever leaves before its status has cancelled it.
-struct Call {
+#[derive(Debug)]
+pub(super) struct Call {
     method: Method,
+    began: Stopwatch,
     status: Option<Code>,
     _going_on: One<()>,
 }
 
 impl Call {
-    fn new(method: Method) -> Self {
-        Self { method, status: None, _going_on: metrics().calls.in_flight.one(()) }
+    /// It has come.
+    pub(super) fn begin(path: &str) -> Self {
+        let going_on = metrics().calls.in_flight.one(());
+        Self { method: method(path), began: Stopwatch::start(), status: None, _going_on: going_on }
+    }
+
+    /// Its answer begins.
+    pub(super) fn answered(mut self, response: Response<Body>) -> Response<Counted> {
+        metrics().calls.call_duration.took(self.method, self.began.elapsed());
+        self.status = code(response.headers());
+        response.map(|body| Counted { body, call: Some(self) })
     }
 }
 
@@ -69,14 +65,23 @@ impl Drop for Call {
     }
 }
 
-struct Counted {
+/// The body of an answer, whose end is that of its call.
+#[derive(Debug)]
+pub struct Counted {
     body: Body,
-    call: Call,
+    call: Option<Call>,
+}
+
+impl Counted {
+    /// The body of what is no call.
+    pub(super) fn not(body: Body) -> Self {
+        Self { body, call: None }
+    }
 }
 
 impl HttpBody for Counted {
     type Data = Bytes;
-    type Error = axum::Error;
+    type Error = Status;
 
     fn poll_frame(
         mut self: Pin<&mut Self>,
@@ -85,8 +90,9 @@ impl HttpBody for Counted {
         let frame = ready!(Pin::new(&mut self.body).poll_frame(context));
         if let Some(Ok(frame)) = &frame
             && let Some(trailers) = frame.trailers_ref()
+            && let Some(call) = &mut self.call
         {
-            self.call.status = code(trailers);
+            call.status = code(trailers);
         }
         Poll::Ready(frame)
     }

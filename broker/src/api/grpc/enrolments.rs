@@ -21,7 +21,7 @@ impl Enrolments for Services {
         &self,
         request: Request<v1::BeginEnrolmentRequest>,
     ) -> Result<Response<v1::BeginEnrolmentReply>, Status> {
-        self.new_work()?;
+        self.accepting()?;
         let caller = self.caller(&request, Scope::Enrolment).await?;
         let (account, identity) = self.named_account(&caller, request.into_inner().account.as_ref())?;
         let begun = self.enrol.begin(account, identity, caller.id).await.map_err(enroller)?;

@@ -7,6 +7,7 @@ mod authenticators;
 mod counted;
 mod enrolments;
 mod fields;
+mod front;
 mod messages;
 mod receive;
 mod status;
@@ -22,10 +23,12 @@ use prost_types::{FileDescriptorProto, FileDescriptorSet};
 use tokio_util::sync::CancellationToken;
 use tonic::{Request, Status};
 
+pub use front::Front;
+
 use super::{
     admission::Admission,
     auth::{Authenticator, Caller, Shown},
-    listen::{Peer, Receiving},
+    listen::Peer,
     tls::AllTls,
 };
 use crate::{
@@ -65,7 +68,7 @@ pub struct Services {
 
 impl Services {
     /// The public services: health and reflection with them.
-    pub async fn public(self) -> axum::Router {
+    pub async fn public(self) -> Front {
         let (health, health_service) = tonic_health::server::health_reporter();
         health.set_serving::<v1::approvals_server::ApprovalsServer<Self>>().await;
         health.set_serving::<v1::authenticators_server::AuthenticatorsServer<Self>>().await;
@@ -79,22 +82,12 @@ impl Services {
             health.set_not_serving::<v1::authenticators_server::AuthenticatorsServer<Self>>().await;
             health.set_not_serving::<v1::enrolments_server::EnrolmentsServer<Self>>().await;
         });
-        let limit = REQUEST_BYTES_MAX;
-        router(
+        let others = router(
             tonic::service::Routes::from(axum::Router::new())
                 .add_service(health_service.max_decoding_message_size(QUESTION_BYTES_MAX))
-                .add_service(reflection(|file| !is_administration(file)))
-                .add_service(
-                    v1::approvals_server::ApprovalsServer::new(self.clone()).max_decoding_message_size(limit),
-                )
-                .add_service(
-                    v1::authenticators_server::AuthenticatorsServer::new(self.clone())
-                        .max_decoding_message_size(limit),
-                )
-                .add_service(
-                    v1::enrolments_server::EnrolmentsServer::new(self).max_decoding_message_size(limit),
-                ),
-        )
+                .add_service(reflection(|file| !is_administration(file))),
+        );
+        Front::new(&self, others)
     }
 
     async fn caller<T>(&self, request: &Request<T>, scope: Scope) -> Result<Caller, Status> {
@@ -125,12 +118,6 @@ impl Services {
 
     fn accepting(&self) -> Result<(), Status> {
         if self.stopping.is_cancelled() { Err(status::stopping()) } else { Ok(()) }
-    }
-
-    /// Whether somebody is let in who begins something.
-    fn new_work(&self) -> Result<(), Status> {
-        self.accepting()?;
-        self.admission.admit().map_err(status::overloaded)
     }
 }
 
@@ -196,7 +183,9 @@ fn is_administration(file: &FileDescriptorProto) -> bool {
 fn router(routes: tonic::service::Routes) -> axum::Router {
     let only_grpc = axum::middleware::from_fn(|request: axum::extract::Request, next: Next| async move {
         if is_grpc(&request) {
-            counted::call(in_time(request), next).await
+            let call = counted::Call::begin(request.uri().path());
+            let answer = next.run(in_time(request).map(axum::body::Body::new)).await;
+            call.answered(answer.map(tonic::body::Body::new)).map(axum::body::Body::new)
         } else {
             no_grpc(http::StatusCode::UNSUPPORTED_MEDIA_TYPE)
         }
@@ -211,14 +200,12 @@ fn router(routes: tonic::service::Routes) -> axum::Router {
 }
 
 /// Its message must come whole within what its connection allows.
-fn in_time(mut request: axum::extract::Request) -> axum::extract::Request {
-    match request.extensions_mut().remove::<Receiving>() {
-        Some(receiving) => request.map(|body| axum::body::Body::new(receive::Received::new(body, receiving))),
-        None => request,
-    }
+fn in_time<B>(mut request: http::Request<B>) -> http::Request<receive::Received<B>> {
+    let receiving = request.extensions_mut().remove().expect("every connection gives it to its requests");
+    request.map(|body| receive::Received::new(body, receiving))
 }
 
-fn is_grpc(request: &axum::extract::Request) -> bool {
+fn is_grpc<B>(request: &http::Request<B>) -> bool {
     let content_type = request.headers().get(http::header::CONTENT_TYPE);
     content_type.is_some_and(|value| value.as_bytes().starts_with(b"application/grpc"))
 }

@@ -9,9 +9,9 @@ use std::{
     task::{Context, Poll, ready},
 };
 
-use axum::body::{Body, HttpBody};
+use axum::BoxError;
 use bytes::Bytes;
-use hyper::body::{Frame, SizeHint};
+use hyper::body::{Body as HttpBody, Frame, SizeHint};
 use tokio::{sync::OwnedSemaphorePermit, time::Sleep};
 use tokio_util::sync::PollSemaphore;
 
@@ -19,43 +19,54 @@ use super::status;
 use crate::api::listen::Receiving;
 
 /// A request's body that must be there in time.
-pub(super) struct Received {
-    body: Body,
+pub(super) struct Received<B> {
+    body: B,
     places: PollSemaphore,
     place: Option<OwnedSemaphorePermit>,
     late: Pin<Box<Sleep>>,
 }
 
-impl Received {
+impl<B> Received<B> {
     /// The time begins now.
-    pub(super) fn new(body: Body, receiving: Receiving) -> Self {
+    pub(super) fn new(body: B, receiving: Receiving) -> Self {
         let late = Box::pin(tokio::time::sleep(receiving.within));
         Self { body, places: PollSemaphore::new(receiving.places), place: None, late }
     }
 }
 
-impl HttpBody for Received {
+type Part<B> = Option<Result<Frame<Bytes>, <B as HttpBody>::Error>>;
+
+impl<B: HttpBody<Data = Bytes> + Unpin> Received<B> {
+    /// The next part, in the place that it needs.
+    fn poll_received(&mut self, context: &mut Context<'_>) -> Poll<Part<B>> {
+        if self.place.is_none() {
+            // None only of a semaphore that was closed, which nobody does.
+            self.place = ready!(self.places.poll_acquire(context));
+        }
+        let frame = ready!(Pin::new(&mut self.body).poll_frame(context));
+        if self.body.is_end_stream() || !matches!(frame, Some(Ok(_))) {
+            self.place = None;
+        }
+        Poll::Ready(frame)
+    }
+}
+
+impl<B: HttpBody<Data = Bytes, Error: Into<BoxError>> + Unpin> HttpBody for Received<B> {
     type Data = Bytes;
-    type Error = axum::BoxError;
+    type Error = BoxError;
 
     fn poll_frame(
         mut self: Pin<&mut Self>,
         context: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, Self::Error>>> {
         let this = &mut *self;
-        if this.late.as_mut().poll(context).is_ready() {
-            this.place = None;
-            return Poll::Ready(Some(Err(status::message_late().into())));
+        // Most messages are there already: nobody has to be woken for them when the time is over.
+        if let Poll::Ready(frame) = this.poll_received(context) {
+            return Poll::Ready(frame.map(|frame| frame.map_err(Into::into)));
         }
-        if this.place.is_none() {
-            // None only of a semaphore that was closed, which nobody does.
-            this.place = ready!(this.places.poll_acquire(context));
-        }
-        let frame = ready!(Pin::new(&mut this.body).poll_frame(context));
-        if this.body.is_end_stream() || !matches!(frame, Some(Ok(_))) {
-            this.place = None;
-        }
-        Poll::Ready(frame.map(|frame| frame.map_err(Into::into)))
+        ready!(this.late.as_mut().poll(context));
+        this.place = None;
+        Poll::Ready(Some(Err(status::message_late().into())))
     }
 
     fn is_end_stream(&self) -> bool {
@@ -71,6 +82,7 @@ impl HttpBody for Received {
 mod tests {
     use std::{sync::Arc, time::Duration};
 
+    use axum::body::Body;
     use futures::{StreamExt as _, stream};
     use tokio::sync::Semaphore;
     use tonic::{Code, Status};

@@ -27,6 +27,9 @@ use crate::{
 /// Of all reasons of Countersign.
 const DOMAIN: &str = "countersign";
 
+/// See [`overloaded`].
+const OVERLOADED: &str = "OVERLOADED";
+
 /// When to try again what the disk or a queue could not take.
 const RETRY_SOON: Duration = Duration::from_secs(1);
 
@@ -238,7 +241,12 @@ pub(super) fn stopping() -> Status {
 }
 
 pub(super) fn overloaded(_: Shed) -> Status {
-    retry(Code::ResourceExhausted, "OVERLOADED", "more is asked for than the broker can do", AGAIN_AFTER)
+    retry(Code::ResourceExhausted, OVERLOADED, "more is asked for than the broker can do", AGAIN_AFTER)
+}
+
+/// It is made once, and counted each time.
+pub(super) fn count_overloaded() {
+    metrics().error(OVERLOADED);
 }
 
 pub(super) fn message_late() -> Status {
