@@ -8,7 +8,7 @@ use countersign_proto::v1::{
     approvals_server::ApprovalsServer, authenticators_server::AuthenticatorsServer,
     enrolments_server::EnrolmentsServer,
 };
-use http::{HeaderMap, Request, Response};
+use http::{HeaderMap, Request, Response, StatusCode};
 use hyper::body::Incoming;
 use tonic::{body::Body, server::NamedService};
 use tower::{Service as _, ServiceExt as _};
@@ -16,7 +16,7 @@ use tower::{Service as _, ServiceExt as _};
 use super::{
     REQUEST_BYTES_MAX, Services,
     counted::{self, Counted},
-    in_time, is_grpc, status,
+    in_time, is_grpc, no_grpc, status,
 };
 use crate::api::{
     admission::{Admission, Shed},
@@ -84,9 +84,13 @@ impl Answers for Front {
 
     async fn answer(self, request: Request<Incoming>) -> Response<Counted> {
         let path = request.uri().path();
-        let Some(named) = Named::of(path).filter(|_| is_grpc(&request)) else {
+        let Some(named) = Named::of(path) else {
             return self.others.answer(request).await.map(Counted::not);
         };
+        if !is_grpc(&request) {
+            let answer = no_grpc(StatusCode::UNSUPPORTED_MEDIA_TYPE);
+            return answer.map(|body| Counted::not(Body::new(body)));
+        }
         let call = counted::Call::begin(path);
         if let Err(Shed) = self.admit(path) {
             return call.answered(sent_away());
