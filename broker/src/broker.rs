@@ -1,5 +1,6 @@
 //! Puts the rooms together, and takes them apart again in the right order.
 
+mod archiver;
 mod seen;
 pub mod setup;
 
@@ -41,6 +42,7 @@ use crate::{
     telemetry::metrics::labels::Listener,
 };
 
+use archiver::Archiver;
 use setup::{Edge, Ports};
 
 /// What waits to be done about events: beyond that the follower waits, and with it those whom it would wake.
@@ -175,6 +177,7 @@ impl Broker {
             stopping: stopping.clone(),
         };
         let tls = AllTls::new([&edge.tls, &edge.admin_tls].into_iter().flatten().cloned());
+        let archive_clock = Arc::clone(&clock);
         let administration = Administration {
             tls: tls.clone(),
             relying_parties,
@@ -183,6 +186,7 @@ impl Broker {
             entropy,
             clock,
             issuing: Arc::default(),
+            retention: config.log.retention(),
             stopping: stopping.clone(),
         };
         let look = seen::look(config, &sign_in.models.index, &pusher);
@@ -210,6 +214,9 @@ impl Broker {
         let follower = workers.spawn("the follower of the log", unconstrained(follower.run()));
         workers.spawn("the dispatcher of pushes", going_on(unconstrained(dispatcher.run(to_do, told))));
         workers.spawn("the door for new work", going_on(admission.watch(stopping.clone())));
+        let every = Duration::from_secs(config.log.archive_every_s);
+        let archiver = Archiver::new(Arc::clone(&log), archive_clock, config.log.retention());
+        workers.spawn("the archiver of the log", going_on(archiver.run(every)));
         workers.spawn("the expiry", going_on(expiry::run(sign_in, due, expiry::CONCURRENT_MAX)));
         Ok(Self { stopping, log, pusher, servers, workers, follower, patience, tls, public: address })
     }

@@ -125,6 +125,34 @@ pub struct Log {
     /// Bytes after which a journal segment is followed by the next: 4 KiB to 1 GiB.
     #[serde(default = "segment_bytes", deserialize_with = "number::<_, u64, 4_096, 1_073_741_824>")]
     pub segment_bytes: u64,
+    /// Days for which entries stay in sled; older ones are read from the journal's archive: 0 to 36,500.
+    #[serde(default = "retention_days", deserialize_with = "number::<_, u64, 0, 36_500>")]
+    pub retention_days: u64,
+    /// The newest entries that stay in sled for so long, and at most a quarter more: 256 to 1,000,000,000.
+    #[serde(default = "retention_entries", deserialize_with = "number::<_, u64, 256, 1_000_000_000>")]
+    pub retention_entries: u64,
+    /// Seconds between two looks at what there is to archive: 1 to 86,400.
+    #[serde(default = "archive_every_s", deserialize_with = "number::<_, u64, 1, 86_400>")]
+    pub archive_every_s: u64,
+}
+
+impl Log {
+    /// For how long entries stay in sled.
+    pub fn retention(&self) -> Duration {
+        Duration::from_secs(self.retention_days * 24 * 60 * 60)
+    }
+}
+
+fn retention_days() -> u64 {
+    90
+}
+
+fn retention_entries() -> u64 {
+    4_000_000
+}
+
+fn archive_every_s() -> u64 {
+    60
 }
 
 fn segment_bytes() -> u64 {

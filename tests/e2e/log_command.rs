@@ -110,7 +110,7 @@ fn hint(broker: &Broker) -> String {
 #[tokio::test]
 async fn verify_and_repair_say_who_has_the_log_and_whether_it_is_sound() -> Result<()> {
     let mut broker = Broker::make("")?;
-    for command in ["tail", "show", "verify", "repair"] {
+    for command in ["tail", "show", "archive", "verify", "repair"] {
         said(&broker, &[command])?.fails(&["there is no log yet in ", ": `countersign serve` makes it"]);
     }
     assert!(!broker.home().join("log/lock").exists(), "nothing was made");
@@ -348,6 +348,104 @@ async fn an_approval_is_found_by_its_account_and_what_is_personal_is_shown_only_
     said(&world.broker, &["show"])?.succeeds(&["ApprovalRequested"]);
     said(&world.broker, &["show", "--open"])?.fails(&["keys"]);
     Ok(())
+}
+
+/// A broker with segments and parts of its store that are small, which archives when it is told to.
+async fn with_old_entries() -> Result<(Broker, usize)> {
+    let mut broker = Broker::make("")?;
+    broker.edit_configuration(|text| {
+        let small = "[log]\nsegment_bytes = 4096\nretention_days = 0\nretention_entries = 256\n\
+                     archive_every_s = 86400\n";
+        text.replace("[log]\n", small)
+    })?;
+    broker.start()?;
+    for number in 0..100 {
+        register(&broker, &format!("Service {number}"), "example.org").await?;
+    }
+    Ok((broker, 301))
+}
+
+fn archived_files(broker: &Broker) -> Result<usize> {
+    let mut archived = 0;
+    for file in fs::read_dir(broker.home().join("log/journal"))? {
+        archived += usize::from(file?.path().extension().is_some_and(|extension| extension == "arc"));
+    }
+    Ok(archived)
+}
+
+#[tokio::test]
+async fn an_archived_log_is_shown_and_verified_as_before_whether_a_broker_archives_it_or_nobody_runs()
+-> Result<()> {
+    for running in [true, false] {
+        let (mut broker, entries) = with_old_entries().await?;
+        let before = said(&broker, &["show", "--json"])?.succeeds(&[]).out;
+        assert_eq!((before.lines().count(), archived_files(&broker)?), (entries, 0));
+        if !running {
+            assert!(broker.stopped().await?.success());
+        }
+        let report: Value = serde_json::from_str(&said(&broker, &["archive", "--json"])?.succeeds(&[]).out)?;
+        let compressed = report["archived"].as_array().unwrap().len();
+        assert!(compressed > 3, "{report}");
+        assert_eq!(archived_files(&broker)?, compressed);
+        assert_eq!((&report["left_store"][0], &report["damaged"]), (&1.into(), &Value::Array(vec![])));
+        let bytes = |name: &str| report[name].as_u64().unwrap();
+        assert!(bytes("journal_bytes_after") < bytes("journal_bytes_before"), "{report}");
+        // sled may be writing while it runs.
+        assert!(running || bytes("store_bytes_after") < bytes("store_bytes_before"), "{report}");
+        said(&broker, &["archive"])?.succeeds(&["no segment was compressed", "nothing has left sled"]);
+        for starts in [false, true] {
+            if starts && running {
+                assert!(broker.stopped().await?.success());
+            } else if starts {
+                broker.start()?;
+            }
+            assert_eq!(said(&broker, &["show", "--json"])?.succeeds(&[]).out, before, "{running}");
+            let verified = said(&broker, &["verify"])?.succeeds(&[".arc", "301 entries"]);
+            assert_eq!(verified.last_line(), "Sound.");
+        }
+        assert!(broker.home().join("log/journal/00000000000000000001.arc").exists());
+    }
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_damaged_archive_is_said_with_its_place_and_mended_from_nothing_but_what_there_is() -> Result<()> {
+    let (mut broker, _) = with_old_entries().await?;
+    said(&broker, &["archive"])?.succeeds(&[
+        "00000000000000000001.arc  positions 1 to ",
+        "have left sled",
+        "journal: ",
+        "sled: ",
+    ]);
+    assert!(broker.stopped().await?.success());
+    let file = broker.home().join("log/journal/00000000000000000001.arc");
+    let mut bytes = fs::read(&file)?;
+    bytes[100] ^= 1;
+    fs::write(&file, &bytes)?;
+    let finding = [
+        "00000000000000000001.arc, byte 48: the body of a record is damaged",
+        "cannot read on from position 1",
+    ];
+    said(&broker, &["verify"])?.fails(&finding).contains(&["DAMAGED", &hint(&broker)]);
+    said(&broker, &["show"])?.fails(&finding);
+    said(&broker, &["repair", "--yes"])?.fails(&["LOST FOR GOOD: positions 1 to 301"]);
+    assert_eq!(fs::read(&file)?, bytes, "nothing was changed");
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_broker_archives_by_itself() -> Result<()> {
+    let (mut broker, _) = with_old_entries().await?;
+    assert!(broker.stopped().await?.success());
+    broker.edit_configuration(|text| text.replace("archive_every_s = 86400", "archive_every_s = 1"))?;
+    broker.start()?;
+    let archived = async {
+        while archived_files(&broker)? == 0 || !broker.said().contains("archived") {
+            tokio::task::yield_now().await;
+        }
+        Ok(())
+    };
+    tokio::time::timeout(std::time::Duration::from_secs(60), archived).await?
 }
 
 #[tokio::test]

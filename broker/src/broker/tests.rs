@@ -59,7 +59,7 @@ async fn a_log_that_cannot_be_followed_ends_the_broker_with_the_reason() {
     log.cannot_be_followed();
     let ended = soon(broker.ended()).await;
     assert!(
-        matches!(ended, Ended::Unfollowed(ReadError::Archived { position: Position::FIRST })),
+        matches!(ended, Ended::Unfollowed(ReadError::Missing { position: Position::FIRST })),
         "{ended:?}"
     );
     assert!(ended.to_string().contains("position 1 is not kept at hand"), "{ended}");

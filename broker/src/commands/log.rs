@@ -1,6 +1,7 @@
 //! `countersign log`: what happened, as the log has it. A running broker is asked over its socket; without one, the
 //! files are read themselves.
 
+mod archive;
 mod describe;
 mod mend;
 mod text;
@@ -30,6 +31,8 @@ pub(crate) enum LogCommand {
     Tail(Tail),
     /// Show entries from a position on, of a stream, or of one approval
     Show(Show),
+    /// Compress what is old, and take it out of sled; a running broker does it by itself
+    Archive(archive::Archive),
     /// Read all of it and say what is not as it was written (status 1 if anything is)
     Verify(mend::Verify),
     /// Mend a log that does not start: says what it would do, and asks first
@@ -103,6 +106,7 @@ pub(crate) async fn run(command: LogCommand) -> anyhow::Result<()> {
             };
             as_far_as_it_is_read(Printer::new(&show.shown, show.approval)?.print(request).await)
         }
+        LogCommand::Archive(archive) => archive::run(&archive).await,
         LogCommand::Verify(verify) => mend::verify(&verify),
         LogCommand::Repair(repair) => mend::repair(&repair),
     }

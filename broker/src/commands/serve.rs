@@ -106,9 +106,17 @@ pub(crate) async fn foundations(config: &Config) -> anyhow::Result<Foundations> 
     on_keys(config, keys).await
 }
 
+/// The log as it is configured.
+pub(crate) fn log_config(config: &Config) -> LogConfig {
+    LogConfig {
+        segment_bytes: config.log.segment_bytes,
+        store_entries: config.log.retention_entries,
+        ..LogConfig::new(&config.log.folder)
+    }
+}
+
 async fn on_keys(config: &Config, keys: Keys) -> anyhow::Result<Foundations> {
-    let log_config =
-        LogConfig { segment_bytes: config.log.segment_bytes, ..LogConfig::new(&config.log.folder) };
+    let log_config = log_config(config);
     let new_id = (&OsEntropy as &dyn Entropy).bytes();
     let log = tokio::task::spawn_blocking(move || LocalLog::open(&log_config, new_id))
         .await?

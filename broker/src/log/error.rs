@@ -64,9 +64,9 @@ pub enum ReadError {
     /// The operating system refused.
     #[error(transparent)]
     Disk(#[from] DiskError),
-    /// The entry is older than what is kept at hand; `log show` reads it from the archive.
-    #[error("position {position} is not kept at hand any more")]
-    Archived {
+    /// No segment of the journal has it.
+    #[error("the journal does not reach back to position {position}")]
+    Missing {
         /// Its position.
         position: Position,
     },
@@ -101,12 +101,12 @@ impl From<FileError> for ReadError {
 }
 
 impl StartError {
-    /// What reading at start can fail with: nothing has stopped yet, and nothing is archived.
+    /// What reading at start can fail with: nothing has stopped yet, and the journal is whole.
     pub(crate) fn from_read(error: ReadError) -> Self {
         match error {
             ReadError::Corrupt(corruption) => Self::Corrupt(corruption),
             ReadError::Disk(error) => Self::Disk(error),
-            ReadError::Archived { .. } => Self::Config("the journal begins too late"),
+            ReadError::Missing { .. } => Self::Config("the journal begins too late"),
             ReadError::Stopped(_) => Self::Config("the log has stopped"),
         }
     }
@@ -264,6 +264,9 @@ pub enum Damage {
         /// Where what follows begins.
         found: Position,
     },
+    /// The last segment is an archived one, behind which there must have been another.
+    #[error("the segment is archived, and the one that was written behind it is not there")]
+    ArchivedLast,
     /// A record's header is not one, or its checksum is wrong.
     #[error("the header of a record is damaged")]
     RecordHeader,

@@ -12,10 +12,11 @@ use super::entry::Position;
 use super::error::ReadError;
 use super::format::{encode, put_behind_length};
 use super::journal::disk::OsDisk;
+use super::part::{Cause, GROUP_ENTRIES, StoreError, group_last, group_of};
 use super::reading::Sources;
 use super::recent::Task;
 use super::snapshots::{HEADS, Snapshots};
-use super::store::{Cause, GROUP_ENTRIES, Store, StoreError, group_last, group_of, remove_aside, set_aside};
+use super::store::{Store, StoreLimits, remove_aside, set_aside};
 
 /// The heads are saved after so many entries, or as many as there are streams if that is more: so that saving
 /// them stays a small part of the work, and reading the rest at start a matter of seconds.
@@ -41,8 +42,8 @@ pub(crate) struct Keeper {
     pub(crate) sources: Arc<Sources>,
     pub(crate) snapshots: Arc<Snapshots<OsDisk>>,
     pub(crate) folder: PathBuf,
-    pub(crate) cache_bytes: u64,
-    /// The last position that the store has.
+    pub(crate) limits: StoreLimits,
+    /// The last position that the store has, or does not want.
     pub(crate) stored: Option<Position>,
     /// The last position that the snapshot of the heads is made up to.
     pub(crate) heads_at: Option<Position>,
@@ -192,17 +193,19 @@ impl Keeper {
     /// Opens the store if it can be trusted, else makes a new one, which is filled from the journal.
     fn reopen(&mut self, failed: Option<Position>, locked_for_ever: bool) -> Result<(), StoreError> {
         let journal = self.sources.journal.id();
-        let opened = Store::open(&self.folder, self.cache_bytes, journal).and_then(|store| {
+        let begin = self.limits.begin(self.sources.head());
+        let open = || Store::open(&self.folder, self.limits, journal, begin);
+        let opened = open().and_then(|store| {
             let last = store.last()?;
-            Ok((store, last))
+            Ok((store.stored()?, store, last))
         });
         let distrust = match opened {
-            Ok((store, last)) if self.agrees(&store, last) && self.takes(&store, failed) => {
+            Ok((stored, store, last)) if self.agrees(&store, last) && self.takes(&store, failed) => {
                 self.sources.store.set(Some(store));
-                self.set_stored(last);
+                self.set_stored(stored);
                 return Ok(());
             }
-            Ok((store, _)) => {
+            Ok((_, store, _)) => {
                 // Before its folder gets another name: sled would make files where another one is then.
                 drop(store);
                 "it does not agree with the journal, or takes nothing in".to_owned()
@@ -213,8 +216,8 @@ impl Keeper {
         };
         tracing::error!(reason = distrust, "the store is set aside and made anew from the journal");
         set_aside(&self.folder)?;
-        self.sources.store.set(Some(Store::open(&self.folder, self.cache_bytes, journal)?));
-        self.set_stored(None);
+        self.sources.store.set(Some(open()?));
+        self.set_stored(begin.before());
         Ok(())
     }
 

@@ -3,14 +3,17 @@
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 use std::thread;
 use std::time::Duration;
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use tokio::sync::{oneshot, watch};
+use futures::stream::{self, StreamExt};
+use tokio::sync::{mpsc, oneshot, watch};
+use tokio_stream::wrappers::ReceiverStream;
 
+use super::archiver::Archiver;
 use super::committer::{Committer, version_at};
 use super::decoy::Decoy;
 use super::entry::{Append, Appended, ENTRY_BYTES_MAX, Entry, Position, StreamId, Urgency, Version};
@@ -21,13 +24,14 @@ use super::journal::format::{RECORD_BYTES_LIMIT, RECORD_HEADER_BYTES};
 use super::keeper::Keeper;
 use super::limits::check_limits;
 use super::lock::Lock;
+use super::part::{panic_message, yield_to_others};
 use super::queue::{Queue, Taken};
 use super::reading::{Sources, StoreSlot, blocking};
 use super::recent::Recent;
 use super::snapshots::{MODEL_PREFIX, Snapshots};
 use super::start::{Started, start};
-use super::store::{panic_message, yield_to_others};
-use super::{EntryStream, EventLog, SNAPSHOT_BYTES_MAX};
+use super::store::StoreLimits;
+use super::{ArchiveSteps, EntryStream, EventLog, SNAPSHOT_BYTES_MAX};
 use crate::telemetry::metrics::{labels, metrics};
 
 /// The folder of the journal's segments in the log's folder.
@@ -37,7 +41,10 @@ pub(crate) const STORE_FOLDER: &str = "store";
 /// The folder of the snapshots in the log's folder.
 pub(crate) const SNAPSHOT_FOLDER: &str = "snapshots";
 
-/// How long `close` waits for both threads. Only a store that hangs takes longer, and it may.
+/// How many steps of archiving wait for who has asked for it.
+const ARCHIVE_STEPS_WAITING: usize = 16;
+
+/// How long `close` waits for all threads. Only a store that hangs takes longer, and it may.
 const CLOSE_PATIENCE: Duration = Duration::from_secs(10);
 
 /// Where a log is, and its limits.
@@ -56,6 +63,8 @@ pub struct LogConfig {
     pub recent_bytes_max: usize,
     /// How many bytes of sled's pages are kept in memory, about.
     pub store_cache_bytes: u64,
+    /// How many of the newest entries are kept in sled, at least, and at most a quarter more.
+    pub store_entries: u64,
     /// How many bytes of the journal's newest segments every start reads and compares with sled. The last
     /// segment is always read.
     pub check_bytes: u64,
@@ -71,6 +80,7 @@ impl LogConfig {
             batch_bytes_max: 8 * 1024 * 1024,
             recent_bytes_max: 32 * 1024 * 1024,
             store_cache_bytes: 32 * 1024 * 1024,
+            store_entries: 4_000_000,
             check_bytes: 64 * 1024 * 1024,
         }
     }
@@ -88,6 +98,10 @@ impl LogConfig {
     /// Where the snapshots are.
     pub fn snapshot_folder(&self) -> PathBuf {
         self.folder.join(SNAPSHOT_FOLDER)
+    }
+
+    pub(crate) fn store_limits(&self) -> StoreLimits {
+        StoreLimits { cache_bytes: self.store_cache_bytes, entries: self.store_entries }
     }
 
     fn check(&self) -> Result<(), StartError> {
@@ -116,6 +130,9 @@ pub struct LocalLog {
     snapshots: Arc<Snapshots<OsDisk>>,
     /// How many of the log's threads are at work.
     working: watch::Receiver<usize>,
+    archiver: Arc<Archiver>,
+    /// For threads that begin later.
+    at_work: (Weak<Lock>, Weak<watch::Sender<usize>>),
 }
 
 impl LocalLog {
@@ -155,12 +172,14 @@ impl LocalLog {
         let queue = Arc::new(Queue::new(config.waiting_appends_max, config.batch_bytes_max));
         let decoy = Decoy::open(&config.folder)?;
         let (lock, working) = (Arc::new(lock), Arc::new(working));
+        let at_work_later = (Arc::downgrade(&lock), Arc::downgrade(&working));
+        let archiver = Archiver::new(Arc::clone(&sources), config.store_folder(), config.store_limits());
 
         let keeper = Keeper {
             sources: Arc::clone(&sources),
             snapshots: Arc::clone(&snapshots),
             folder: config.store_folder(),
-            cache_bytes: config.store_cache_bytes,
+            limits: config.store_limits(),
             stored,
             heads_at,
             failures: 0,
@@ -182,7 +201,14 @@ impl LocalLog {
         let spawned = spawn("log-writer", config, move || write(committer, &fault, at_work));
         // Without its writer, the store's thread has no work.
         spawned.inspect_err(|_| recent.stop())?;
-        Ok(Self { queue, sources, snapshots, working: still_working })
+        Ok(Self {
+            queue,
+            sources,
+            snapshots,
+            working: still_working,
+            archiver: Arc::new(archiver),
+            at_work: at_work_later,
+        })
     }
 }
 
@@ -211,6 +237,15 @@ impl LocalLog {
             tracing::error!(name, %position, "nobody can have come further than the log: not saved");
         }
         beyond
+    }
+}
+
+impl LocalLog {
+    /// What keeps the log locked while one more thread works on it; none if it is closed.
+    fn begin_work(&self) -> Option<AtWork> {
+        let (lock, working) = (self.at_work.0.upgrade()?, self.at_work.1.upgrade()?);
+        working.send_modify(|working| *working += 1);
+        Some(AtWork { lock: Some(lock), working })
     }
 }
 
@@ -405,6 +440,24 @@ impl EventLog for LocalLog {
         if let Err(error) = blocking(&self.sources, save).await {
             tracing::warn!(%error, "a snapshot cannot be saved");
         }
+    }
+
+    fn archive(&self, recorded_before_ms: u64) -> ArchiveSteps {
+        let (steps, taken) = mpsc::channel(ARCHIVE_STEPS_WAITING);
+        let Some(at_work) = self.begin_work() else {
+            return stream::once(async { Err(ReadError::Stopped(Fault::Closed)) }).boxed();
+        };
+        let archiver = Arc::clone(&self.archiver);
+        let archive = move || {
+            yield_to_others();
+            archiver.run(recorded_before_ms, &steps);
+            drop(at_work);
+        };
+        if let Err(error) = thread::Builder::new().name("log-archive".to_owned()).spawn(archive) {
+            let error = DiskError::new("start a thread for", self.sources.journal.folder(), &error);
+            return stream::once(async { Err(ReadError::Disk(error)) }).boxed();
+        }
+        ReceiverStream::new(taken).boxed()
     }
 
     async fn stopped(&self) -> Fault {

@@ -17,13 +17,15 @@
 //! | `decoy` | who appends nothing waits for the disk, too |
 //! | `journal` | their batch becomes one record of a segment file, and durable |
 //! | `recent` | from then on it is read from memory, and followers are woken |
-//! | `keeper`, `store` | a second thread puts it into sled, 64 entries to a value |
+//! | `keeper`, `store`, `part` | a second thread puts it into sled, 64 entries to a value |
 //! | `reading` | readers and followers take it from memory, else from sled, else from the journal |
+//! | `archiver` | as it ages, a segment is compressed, and what is old leaves sled |
 //! | `witness` | what was made from the journal says what the journal must have |
 //! | `start` | after a stop or a crash: what the journal holds is made durable, what sled lacks is put there |
 //! | `backup` | copying what is truth, and putting it back |
 //! | `verify`, `repair`, `offline` | looking at a log, and mending it, when no broker runs |
 
+mod archiver;
 pub mod backup;
 pub mod bench;
 mod committer;
@@ -39,6 +41,7 @@ mod local;
 mod lock;
 mod memory;
 mod offline;
+mod part;
 mod progress;
 mod queue;
 mod reading;
@@ -59,8 +62,9 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use futures::stream::BoxStream;
+use futures::stream::{BoxStream, StreamExt};
 
+pub use archiver::{ArchiveReport, ArchiveStep, ArchivedSegment};
 pub use entry::{
     Append, Appended, ENTRY_BYTES_MAX, EVENTS_PER_ENTRY_MAX, Entry, EventRecord, Expected, NotAStream,
     Position, StreamId, StreamKind, Urgency, Version,
@@ -143,6 +147,14 @@ pub trait EventLog: Send + Sync + 'static {
     /// not saved, and said so in the program's log.
     async fn save_snapshot(&self, name: &str, position: Position, bytes: Bytes);
 
+    /// Compresses what is whole of what entries are kept in, and moves out of the way of reading what was recorded
+    /// before this moment (in milliseconds since 1970-01-01T00:00Z); entries, positions and what can be read stay the
+    /// same. Gives the steps as they are taken, the last one with all that was done. Whoever drops it ends it. A log that
+    /// has no archive has no steps.
+    fn archive(&self, _recorded_before_ms: u64) -> ArchiveSteps {
+        futures::stream::empty().boxed()
+    }
+
     /// Waits until the log can acknowledge nothing any more, and says why. The process should end then: only
     /// a new start finds out what is on disk.
     async fn stopped(&self) -> Fault;
@@ -160,6 +172,9 @@ impl std::fmt::Debug for dyn EventLog {
 
 /// Entries as they come. It owns what it reads from, so that it may outlive the reference to the log.
 pub type EntryStream = BoxStream<'static, Result<Arc<Entry>, ReadError>>;
+
+/// The steps of archiving, as they are taken. Behind an error comes nothing.
+pub type ArchiveSteps = BoxStream<'static, Result<ArchiveStep, ReadError>>;
 
 /// The most bytes that a snapshot of a read model may have.
 pub const SNAPSHOT_BYTES_MAX: usize = 256 * 1024 * 1024;

@@ -13,8 +13,9 @@ use super::error::{Corruption, Damage, Fault, ReadError};
 use super::format::{decode_entry, encode, split_entries};
 use super::heads::Heads;
 use super::journal::reader::JournalReader;
+use super::part::{GROUP_ENTRIES, group_last, group_of};
 use super::recent::Recent;
-use super::store::{GROUP_ENTRIES, Store, group_last, group_of};
+use super::store::Store;
 
 /// How many entries are brought at a time to who reads many.
 const CHUNK_ENTRIES: usize = 512;
@@ -68,7 +69,7 @@ impl Sources {
     /// The entry at a position that is durable. Blocks.
     pub(crate) fn entry(&self, position: Position) -> Result<Arc<Entry>, ReadError> {
         let entries = self.load(position, position)?;
-        entries.into_iter().next().ok_or(ReadError::Archived { position })
+        entries.into_iter().next().ok_or(ReadError::Missing { position })
     }
 
     /// Entries from `from` on, at least that one, not beyond `to`; both durable. Blocks.
@@ -97,9 +98,11 @@ impl Sources {
         if Some(group_last(group)) > self.recent.stored() {
             return None;
         }
-        let store = self.store.get()?;
+        let store = self.store.get().filter(|store| store.open_from() <= group)?;
         let body = match store.group(group) {
             Ok(Some(body)) => body,
+            // It was closed meanwhile.
+            Ok(None) if group < store.open_from() => return None,
             Ok(None) => return self.mend(&store, group, from, to),
             Err(error) => {
                 tracing::error!(%group, %error, "the store cannot be read: reading the journal");
@@ -134,7 +137,14 @@ impl Sources {
         let to = to.min(Position::new(from.number() + CHUNK_ENTRIES as u64 - 1).unwrap_or(to));
         let mut records = self.journal.records(from, to)?;
         let mut entries = Vec::new();
-        while let Some(record) = records.read()? {
+        loop {
+            let record = match records.read() {
+                Ok(Some(record)) => record,
+                // What is in front of the damage is there to be read.
+                Err(_) if !entries.is_empty() => break,
+                Ok(None) => break,
+                Err(error) => return Err(error.into()),
+            };
             for (position, entry) in records.entries() {
                 let entry = decode_entry(&Bytes::copy_from_slice(entry), position)
                     .map_err(|malformed| records.corruption(record, position, malformed.into()))?;

@@ -26,12 +26,13 @@ use super::entry::{ENTRY_BYTES_MAX, Position};
 use super::error::{Contradiction, Corruption, DiskError, StartError};
 use super::format::{decode_entry, put_behind_length, split_entries};
 use super::journal::disk::{Disk, DiskFile, OsDisk, install};
-use super::journal::format::{JournalId, RECORD_BYTES_LIMIT, SEGMENT_HEADER_BYTES, SegmentHeader};
-use super::journal::segment::{self, SegmentReader, segment_name};
+use super::journal::format::{Form, JournalId, RECORD_BYTES_LIMIT, SEGMENT_HEADER_BYTES, SegmentHeader};
+use super::journal::segment::{self, SegmentReader, name_as, segment_name};
 use super::journal::writer::Batch;
 use super::local::LogConfig;
 use super::lock::Lock;
-use super::store::{group_last, group_of, set_aside};
+use super::part::{group_last, group_of};
+use super::store::set_aside;
 use super::verify::{Report, verify_against};
 use super::witness::Witnesses;
 
@@ -264,6 +265,9 @@ impl Survey {
         let config = LogConfig::new(folder);
         let witnesses = Witnesses::ask(&config, true)?;
         let report = verify_against(&config, &witnesses.claims)?;
+        if let Some(store) = witnesses.store.as_ref().filter(|_| !report.is_sound()) {
+            store.open_all();
+        }
         let files =
             report.segments.iter().map(|segment| state_of(&segment.file)).collect::<Result<_, _>>()?;
         let plan = Plan {
@@ -367,14 +371,18 @@ impl Survey {
     }
 
     fn header(&self, first: Position) -> SegmentHeader {
-        SegmentHeader { journal: self.journal, first, record_bytes_max: RECORD_BYTES_MAX }
+        let (form, journal) = (Form::Plain, self.journal);
+        SegmentHeader { form, journal, first, record_bytes_max: RECORD_BYTES_MAX }
     }
 
     /// Takes one step, and gives the file that was replaced, where it is now.
     fn execute(&self, step: &Step) -> Result<Option<PathBuf>, RepairError> {
         let journal = self.config.journal_folder();
         let kept = match step {
-            Step::SetSegmentAside { first } => self.replace(&journal.join(segment_name(*first)), false)?,
+            Step::SetSegmentAside { first } => {
+                let archived = self.replace(&journal.join(name_as(*first, Form::Archived)), false)?;
+                self.replace(&journal.join(segment_name(*first)), false)?.or(archived)
+            }
             Step::RewriteSegment { first, last, .. } => {
                 let (header, name) = (self.header(*first), segment_name(*first));
                 let found = self.found.get(first).into_iter().flatten();
@@ -382,7 +390,9 @@ impl Survey {
                     found.map_while(|(position, entry)| (Some(*position) <= *last).then_some(&entry[..]));
                 let kept = self.replace(&journal.join(&name), true)?;
                 install(&OsDisk, &journal, &name, |file| write_segment(file, &header, entries))?;
-                kept
+                // Where both are, the plain one stands: it may take its time to go.
+                OsDisk.sync_folder(&journal).map_err(|error| DiskError::new("sync", &journal, &error))?;
+                self.replace(&journal.join(name_as(*first, Form::Archived)), false)?.or(kept)
             }
             Step::SetStoreAside => {
                 let store = self.config.store_folder();
@@ -447,7 +457,8 @@ fn find_id(folder: &Path, report: &Report) -> Result<JournalId, RepairError> {
     for segment in &report.segments {
         let bytes = fs::read(&segment.file).map_err(|error| DiskError::new("read", &segment.file, &error))?;
         let Some(journal) = bytes.get(16..32).and_then(|id| id.try_into().ok()) else { continue };
-        let header = SegmentHeader { journal, first: segment.first, record_bytes_max: RECORD_BYTES_LIMIT };
+        let (form, first) = (Form::Plain, segment.first);
+        let header = SegmentHeader { form, journal, first, record_bytes_max: RECORD_BYTES_LIMIT };
         if !salvage(folder, header)?.entries.is_empty() {
             return Ok(journal);
         }

@@ -33,9 +33,10 @@ use super::journal::segment::Record;
 use super::journal::start::{JournalLimits, Opened, Standing, open as open_journal};
 use super::local::LogConfig;
 use super::lock::Lock;
+use super::part::{Cause, StoreError, group_last, group_of};
 use super::progress::Progress;
 use super::snapshots::{HEADS, Snapshots};
-use super::store::{Cause, Store, StoreError, group_last, group_of, remove_aside, set_aside};
+use super::store::{Store, remove_aside, set_aside};
 use super::witness::{Witnesses, contradictions};
 
 /// A log that is ready to work.
@@ -95,7 +96,7 @@ pub(crate) fn start(
     let checked_from = journal.reader.first_within(config.check_bytes)?;
     let mut pass = Pass { journal: &journal, config, heads, heads_at, store, stored, checked_from };
     match kept {
-        Kept::Open(store, last) => (pass.store, pass.stored) = (Some(store), last),
+        Kept::Open(store, stored) => (pass.store, pass.stored) = (Some(store), stored),
         Kept::Lost(reason) => pass.rebuild_store(&reason)?,
         Kept::Unusable => {}
     }
@@ -166,7 +167,7 @@ fn hear_witnesses(config: &LogConfig, standing: Option<Standing>) -> Result<(), 
 
 /// What is left of the store.
 enum Kept {
-    /// It can be used, and this is the last position that it has.
+    /// It can be used, and this is the last position that it need not be given.
     Open(Store, Option<Position>),
     /// It has to be made anew, and why.
     Lost(String),
@@ -179,8 +180,9 @@ impl Kept {
     fn ask(config: &LogConfig, standing: Standing) -> Result<Self, StartError> {
         let folder = config.store_folder();
         let open = || {
-            let store = Store::open(&folder, config.store_cache_bytes, standing.id)?;
-            Ok((store.seen()?, store.last()?, store))
+            let limits = config.store_limits();
+            let store = Store::open(&folder, limits, standing.id, limits.begin(standing.head))?;
+            Ok((store.seen()?, store.stored()?, store))
         };
         let opened = match open() {
             // Only there to be looked at, and may be what takes the room.
@@ -191,7 +193,7 @@ impl Kept {
             Ok((Some(seen), _, _)) if Some(seen) > standing.head => {
                 Err(Contradiction::JournalBehind { witness: folder, seen, journal: standing.head }.into())
             }
-            Ok((_, last, store)) => Ok(Self::Open(store, last)),
+            Ok((_, stored, store)) => Ok(Self::Open(store, stored)),
             Err(StoreError { cause: Cause::Foreign, .. }) => {
                 let journal = config.journal_folder();
                 Err(Contradiction::AnotherJournal { journal, witness: folder }.into())
@@ -241,8 +243,10 @@ impl Pass<'_> {
         (self.store, self.stored) = (None, None);
         tracing::warn!(reason, folder = %folder.display(), "the store is set aside and made anew from the journal");
         set_aside(&folder).map_err(|error| DiskError::new("set aside", &folder, &error))?;
-        match Store::open(&folder, self.config.store_cache_bytes, self.journal.reader.id()) {
-            Ok(store) => self.store = Some(store),
+        let limits = self.config.store_limits();
+        let begin = limits.begin(self.journal.head);
+        match Store::open(&folder, limits, self.journal.reader.id(), begin) {
+            Ok(store) => (self.store, self.stored) = (Some(store), begin.before()),
             Err(error) => tracing::error!(%error, "no store can be made now: starting without it"),
         }
         Ok(())
@@ -308,7 +312,9 @@ impl Pass<'_> {
     /// Puts a group into the store, or compares it with what is there. An error is why not to trust the
     /// store.
     fn bring_to_store(&mut self, group: Position, body: &[u8]) -> Result<(), String> {
-        let Some(store) = &self.store else { return Ok(()) };
+        let Some(store) = self.store.as_ref().filter(|store| store.open_from() <= group) else {
+            return Ok(());
+        };
         if Some(group_last(group)) <= self.stored {
             if group_last(group) < self.checked_from {
                 return Ok(());

@@ -1,190 +1,144 @@
-//! The store: sled, which keeps entries readable. It may lose anything at any time: the journal has it all.
+//! The store: what keeps entries readable that memory does not hold any more, as far back as they are read often. It
+//! may lose anything at any time: the journal has it all.
 //!
-//! - Tree `entries`: 64 entries to a value, at the position of the first of them (8 bytes, big-endian): 1,
-//!   65, 129, ... A value is a CRC-32C of key and rest (4 bytes), then each entry behind its length. Only
-//!   whole groups are put here, in order, so that every key is known without a search, and one that is not
-//!   there is a loss. Few large values, because each key costs sled memory and time to open. The keys come
-//!   first, without values, some way ahead of the groups: sled writes a page anew with all its values when
-//!   keys are added to it and when it is split, and so wrote every group four times. Of a page whose keys are
-//!   all there it writes what is added, and no more.
-//! - Tree `cursors`: how far each follower has come, by name.
-//! - Tree `about`: the id of the journal that this was made from.
+//! It is made of **parts**, each a sled of its own (`part`) in a folder that is named by the first position in it.
+//! Entries go into the newest; when that is full the next begins. The oldest leave, when the journal's archive is
+//! enough for what is in them: a folder that is removed gives its room back, which sled by itself does not, and
+//! that costs nothing, however much stays.
 //!
-//! Nothing here is flushed before anyone is answered. sled's own thread flushes now and then, so that what a
-//! crash takes from it, and a start has to bring back from the journal, stays small.
-//!
-//! sled panics on some of what a crash can leave, and when its own threads have died. Every call into it is
-//! guarded: a panic becomes a [`StoreError`]. And once a write of its own has failed, dropping it waits for
-//! ever for that write (seen on a full disk): a store that has failed is dropped by a thread of its own,
-//! which may never end, and with which sled's lock on the folder may never go.
+//! Only the newest part is open. sled's cache is bounded by nothing that one could set (it looks at what to evict only
+//! after 64 accesses to each of its 256 shards, and keeps a page of each in any case), so that each sled that is open
+//! takes up to 150 MB. What is in the other parts is read from the journal; they are there for `log repair`. And a sled
+//! that is closed leaves some 5 MB of memory behind (measured): parts are large, so that few are closed.
 
-use std::any::Any;
 use std::fs;
 use std::io;
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Mutex, PoisonError, mpsc};
+use std::sync::{Arc, PoisonError, RwLock};
 use std::thread;
 use std::time::Duration;
 
-use sled::IVec;
-
 use super::entry::Position;
 use super::journal::format::JournalId;
+use super::part::{Cause, GROUP_ENTRIES, Part, StoreError, group_of};
 
-/// How many entries are kept in one value.
-pub(crate) const GROUP_ENTRIES: usize = 64;
+/// What is kept has so many parts at least, and one more, which is being filled.
+const PARTS_MIN: u64 = 4;
+/// A part has so many entries at most.
+const PART_ENTRIES_MAX: u64 = 1024 * 1024;
+/// How many parts are open.
+const OPEN: usize = 1;
+const NAME_DIGITS: usize = 20;
+/// How the names of parts end that are being removed.
+const LEAVING: &str = ".leaving";
+/// How long a part that leaves is still read, at most.
+const LEAVING_READ_MAX: Duration = Duration::from_secs(10);
+const LEAVING_PAUSE: Duration = Duration::from_millis(5);
 
-const CRC_BYTES: usize = 4;
-const FLUSH_EVERY_MS: u64 = 5_000;
-/// sled keeps a page that is longer than a quarter of its segment in a file of its own, whose bytes its cache
-/// does not count: with its usual segments of 512 KiB, reading ten million entries brought 3 GB into memory.
-/// A page has eight groups or nine.
-pub(crate) const SLED_SEGMENT_BYTES: usize = 2 * 1024 * 1024;
-
-/// How many keys there are at least, and at most, behind the last group. A page is split in two when it has
-/// more than 16; behind that many it does not change any more.
-const KEYS_AHEAD_MIN: u64 = 32;
-const KEYS_AHEAD_MAX: u64 = 64;
-
-/// How often, and after what pause, a store is tried to be opened that is locked.
-const LOCK_TRIES: u32 = 40;
-const LOCK_PAUSE: Duration = Duration::from_millis(25);
-
-/// How long a store may take to open: so long, and a second more for so many bytes. sled opens ten million
-/// entries from a cold disk in six seconds; one that takes longer than this is made anew sooner.
-const OPEN_MAX: Duration = Duration::from_secs(20);
-const BYTES_A_SECOND: u64 = 100_000_000;
-
-/// The group that an entry is kept in: the position of the first entry in it.
-pub(crate) fn group_of(position: Position) -> Position {
-    let before = (position.number() - 1) / GROUP_ENTRIES as u64 * GROUP_ENTRIES as u64;
-    Position::new(before + 1).expect("a number and one is not zero")
+/// How large a store is.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct StoreLimits {
+    /// Bytes of pages that are kept in memory, about.
+    pub(crate) cache_bytes: u64,
+    /// How many of the newest entries stay at least, and at most a quarter more.
+    pub(crate) entries: u64,
 }
 
-/// The last position of a group.
-pub(crate) fn group_last(group: Position) -> Position {
-    Position::new(group.number().saturating_add(GROUP_ENTRIES as u64 - 1))
-        .expect("a larger number is not zero")
-}
+impl StoreLimits {
+    fn part_entries(self) -> u64 {
+        let group = GROUP_ENTRIES as u64;
+        (self.entries / PARTS_MIN).next_multiple_of(group).clamp(group, PART_ENTRIES_MAX)
+    }
 
-/// What sled said, or how it panicked.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("{message}")]
-pub(crate) struct StoreError {
-    pub(crate) cause: Cause,
-    message: String,
-}
-
-/// What to do about it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Cause {
-    /// The file system is full: wait.
-    NoRoom,
-    /// The store is still open elsewhere in this process: wait, but not for ever.
-    Locked,
-    /// It cannot be used: start anew.
-    Lost,
-    /// It was made from another journal, and has something of it.
-    Foreign,
+    /// Where a store that is made anew begins, for a journal that ends with `head`.
+    pub(crate) fn begin(self, head: Option<Position>) -> Position {
+        let before = head.map_or(0, Position::number).saturating_sub(self.entries);
+        group_of(Position::new(before).unwrap_or(Position::FIRST))
+    }
 }
 
 /// The store, open.
 #[derive(Debug)]
 pub(crate) struct Store {
-    // In an option so that it can be dropped elsewhere.
-    sled: Option<Sled>,
-    /// Which journal it was made from, if it says so.
+    folder: PathBuf,
+    limits: StoreLimits,
     journal: Option<JournalId>,
-    /// The last key that there is, with or without a value; 0 if there is none.
-    keys_ahead: Mutex<u64>,
-    failed: AtomicBool,
+    /// Oldest first; the newest is always there, and open.
+    parts: RwLock<Vec<Slot>>,
 }
 
-#[derive(Debug)]
-struct Sled {
-    entries: sled::Tree,
-    cursors: sled::Tree,
-    about: sled::Tree,
-    _db: sled::Db,
+/// A part, open or not.
+#[derive(Debug, Clone)]
+struct Slot {
+    first: Position,
+    part: Option<Arc<Part>>,
+}
+
+/// What has left the store.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Left {
+    pub(crate) first: Position,
+    pub(crate) last: Position,
 }
 
 impl Store {
-    /// Opens the store in a folder, or makes one there. One that has something of another journal is refused.
-    pub(crate) fn open(folder: &Path, cache_bytes: u64, journal: JournalId) -> Result<Self, StoreError> {
-        let mut store = Self::open_of_any(folder, cache_bytes)?;
-        store.be_of(journal)?;
-        Ok(store)
-    }
-
-    /// Opens the store in a folder, whichever journal it was made from. One that does not open in time is
-    /// refused: on what a power cut leaves, sled has been seen to wait for itself for ever. Its thread is then
-    /// left to wait, in a folder that is set aside.
-    pub(crate) fn open_of_any(folder: &Path, cache_bytes: u64) -> Result<Self, StoreError> {
-        let (opened, waiting) = mpsc::channel();
-        let folder = folder.to_owned();
-        let bytes = fs::metadata(folder.join("db")).map_or(0, |db| db.len());
-        let patience = OPEN_MAX + Duration::from_secs(bytes / BYTES_A_SECOND);
-        thread::Builder::new().name("log-store-open".to_owned()).spawn(move || {
-            // sled's threads inherit it.
-            yield_to_others();
-            let store = Self::open_at_leisure(&folder, cache_bytes);
-            // Who has stopped waiting has set the folder aside.
-            let _ = opened.send(store.and_then(|store| store.last().map(|_| store)));
-        })?;
-        match waiting.recv_timeout(patience) {
-            Ok(opened) => opened,
-            Err(_) => Err(StoreError::lost(&format!("it does not open within {} s", patience.as_secs()))),
+    /// Opens the store in a folder, or makes one there that begins with `begin`. One that has something of another
+    /// journal is refused.
+    pub(crate) fn open(
+        folder: &Path,
+        limits: StoreLimits,
+        journal: JournalId,
+        begin: Position,
+    ) -> Result<Self, StoreError> {
+        fs::create_dir_all(folder)?;
+        let anything = fs::read_dir(folder)?.next().is_some();
+        let (closed, mut open) = open_parts(folder, limits)?;
+        if open.is_empty() {
+            if anything {
+                return Err(StoreError::lost("it is not made of parts"));
+            }
+            open.push(Part::open(&folder.join(name(begin)), begin, part_cache(limits))?);
         }
+        let alone = closed.len() + open.len() == 1;
+        for part in &mut open {
+            be_of(part, journal, alone)?;
+        }
+        Ok(Self::of(folder, limits, Some(journal), closed, open))
     }
 
-    fn open_at_leisure(folder: &Path, cache_bytes: u64) -> Result<Self, StoreError> {
-        // A snapshot of sled's own page table that a crash has interrupted would be taken for its newest one.
-        remove_unfinished(folder).map_err(StoreError::from)?;
-        // sled's threads let go of its lock some time after the store that they worked for was dropped.
-        for _ in 0..LOCK_TRIES {
-            match guarded(|| Self::open_now(folder, cache_bytes)) {
-                Err(error) if error.cause == Cause::Locked => thread::sleep(LOCK_PAUSE),
-                opened => return opened,
+    /// Opens the store in a folder, whichever journal it was made from.
+    pub(crate) fn open_of_any(folder: &Path, limits: StoreLimits) -> Result<Self, StoreError> {
+        let (closed, open) = open_parts(folder, limits)?;
+        let newest = open.last().ok_or_else(|| StoreError::lost("it has no part"))?;
+        let journal = newest.journal();
+        Ok(Self::of(folder, limits, journal, closed, open))
+    }
+
+    fn of(
+        folder: &Path,
+        limits: StoreLimits,
+        journal: Option<JournalId>,
+        closed: Vec<Position>,
+        open: Vec<Part>,
+    ) -> Self {
+        let closed = closed.into_iter().map(|first| Slot { first, part: None });
+        let open = open.into_iter().map(|part| Slot { first: part.first, part: Some(Arc::new(part)) });
+        let parts = RwLock::new(closed.chain(open).collect());
+        Self { folder: folder.to_owned(), limits, journal, parts }
+    }
+
+    /// Opens all parts that can be opened, for who needs whatever there is.
+    pub(crate) fn open_all(&self) {
+        let mut parts = self.parts.write().unwrap_or_else(PoisonError::into_inner);
+        for slot in parts.iter_mut().filter(|slot| slot.part.is_none()) {
+            let opened = Part::open(&self.folder.join(name(slot.first)), slot.first, part_cache(self.limits));
+            match opened {
+                Ok(part) => slot.part = (part.journal() == self.journal).then(|| Arc::new(part)),
+                Err(error) => {
+                    tracing::warn!(part = %slot.first, %error, "a part of the store cannot be read");
+                }
             }
         }
-        guarded(|| Self::open_now(folder, cache_bytes))
-    }
-
-    fn open_now(folder: &Path, cache_bytes: u64) -> sled::Result<Self> {
-        let config = sled::Config::new().path(folder).cache_capacity(cache_bytes);
-        let config = config.segment_size(SLED_SEGMENT_BYTES).flush_every_ms(Some(FLUSH_EVERY_MS));
-        let db = config.open()?;
-        let about = db.open_tree("about")?;
-        let journal = about.get("journal")?.and_then(|id| id.as_ref().try_into().ok());
-        let (entries, cursors) = (db.open_tree("entries")?, db.open_tree("cursors")?);
-        let last_key = entries.last()?.and_then(|(key, _)| group_in_key(&key));
-        Ok(Self {
-            sled: Some(Sled { entries, cursors, about, _db: db }),
-            journal,
-            keys_ahead: Mutex::new(last_key.map_or(0, Position::number)),
-            failed: AtomicBool::new(false),
-        })
-    }
-
-    /// Makes it this journal's, if it is not another's. Where there is nothing in it, it is nobody's.
-    fn be_of(&mut self, journal: JournalId) -> Result<(), StoreError> {
-        if self.journal == Some(journal) {
-            return Ok(());
-        }
-        if self.seen()?.is_some() {
-            return Err(match self.journal {
-                Some(_) => StoreError {
-                    cause: Cause::Foreign,
-                    message: "it was made from another journal".to_owned(),
-                },
-                None => StoreError::lost("it does not say from which journal it was made"),
-            });
-        }
-        self.call(|sled| sled.about.insert("journal", &journal[..]).map(drop))?;
-        self.journal = Some(journal);
-        Ok(())
     }
 
     /// The journal that it was made from, if it says so.
@@ -192,111 +146,203 @@ impl Store {
         self.journal
     }
 
+    /// The first position that it has, or is to get.
+    pub(crate) fn first(&self) -> Position {
+        let parts = self.parts.read().unwrap_or_else(PoisonError::into_inner);
+        parts.first().expect("there is always a part").first
+    }
+
+    /// The first position that can be read.
+    pub(crate) fn open_from(&self) -> Position {
+        let parts = self.parts.read().unwrap_or_else(PoisonError::into_inner);
+        let open = parts.iter().find(|slot| slot.part.is_some());
+        open.expect("the newest part is open").first
+    }
+
     /// The last position that it knows of: of an entry that it has, or of a follower that has come so far.
     pub(crate) fn seen(&self) -> Result<Option<Position>, StoreError> {
-        let cursors = self.call(|sled| {
-            sled.cursors
-                .iter()
-                .values()
-                .try_fold(None, |furthest, cursor| Ok(furthest.max(position_in(&cursor?))))
-        })?;
-        Ok(self.last()?.max(cursors))
+        Ok(self.last()?.max(self.newest().furthest_cursor()?))
     }
 
     /// The last position that it has.
     pub(crate) fn last(&self) -> Result<Option<Position>, StoreError> {
-        let last = self.call(|sled| {
-            let there =
-                |entry: &sled::Result<(IVec, IVec)>| !matches!(entry, Ok((_, value)) if value.is_empty());
-            sled.entries.iter().rev().find(there).transpose()
-        })?;
-        let Some((key, _)) = last else { return Ok(None) };
-        let group = group_in_key(&key).ok_or_else(|| StoreError::lost("its last key is not one of ours"))?;
-        Ok(Some(group_last(group)))
-    }
-
-    /// The entries of a group, each behind its length; none if they are not there as they were put there.
-    pub(crate) fn group(&self, group: Position) -> Result<Option<Vec<u8>>, StoreError> {
-        let key = group.number().to_be_bytes();
-        let value = self.call(|sled| sled.entries.get(key))?;
-        Ok(value.and_then(|value| {
-            let (crc, body) = value.split_at_checked(CRC_BYTES)?;
-            (*crc == checksum(key, body).to_be_bytes()).then(|| body.to_vec())
-        }))
-    }
-
-    /// Puts the entries of a group there, each behind its length.
-    pub(crate) fn put_group(&self, group: Position, body: &[u8]) -> Result<(), StoreError> {
-        let key = group.number().to_be_bytes();
-        let mut value = Vec::with_capacity(CRC_BYTES + body.len());
-        value.extend_from_slice(&checksum(key, body).to_be_bytes());
-        value.extend_from_slice(body);
-        self.make_keys_ahead(group)?;
-        self.call(|sled| sled.entries.insert(key, value).map(drop))
-    }
-
-    /// Sees to it that the keys of the groups to come are there, without values.
-    fn make_keys_ahead(&self, group: Position) -> Result<(), StoreError> {
-        let step = GROUP_ENTRIES as u64;
-        let mut ahead = self.keys_ahead.lock().unwrap_or_else(PoisonError::into_inner);
-        if group.number() + KEYS_AHEAD_MIN * step <= *ahead {
-            return Ok(());
+        let parts = self.parts.read().unwrap_or_else(PoisonError::into_inner).clone();
+        let mut behind = None;
+        for Slot { first, part } in parts.iter().rev() {
+            match part {
+                Some(part) => {
+                    if let Some(last) = part.last()? {
+                        return Ok(Some(last));
+                    }
+                }
+                // What is closed is full.
+                None => return Ok(behind.and_then(Position::before)),
+            }
+            behind = Some(*first);
         }
-        let next = if *ahead == 0 { group_of(Position::FIRST).number() } else { *ahead + step };
-        let last = group.number() + KEYS_AHEAD_MAX * step;
-        self.call(|sled| {
-            let mut keys = (next..=last).step_by(GROUP_ENTRIES);
-            keys.try_for_each(|key| sled.entries.insert(key.to_be_bytes(), &[][..]).map(drop))
-        })?;
-        *ahead = last;
-        Ok(())
+        Ok(None)
+    }
+
+    /// The last position that it need not be given any more: that it has, or does not want.
+    pub(crate) fn stored(&self) -> Result<Option<Position>, StoreError> {
+        Ok(self.last()?.or(self.first().before()))
+    }
+
+    /// The entries of a group, each behind its length; none if they are not there as they were put there, or in a part
+    /// that is not open.
+    pub(crate) fn group(&self, group: Position) -> Result<Option<Vec<u8>>, StoreError> {
+        self.part_of(group).map_or(Ok(None), |part| part.group(group))
+    }
+
+    /// Puts the entries of a group there, each behind its length. What is older than what is open is not kept.
+    pub(crate) fn put_group(&self, group: Position, body: &[u8]) -> Result<(), StoreError> {
+        let newest = self.newest();
+        if group.number() >= newest.first.number() + self.limits.part_entries() {
+            return self.begin_part(&newest, group)?.put_group(group, body);
+        }
+        self.part_of(group).map_or(Ok(()), |part| part.put_group(group, body))
     }
 
     /// The cursor of this name.
     pub(crate) fn cursor(&self, name: &str) -> Result<Option<Position>, StoreError> {
-        let value: Option<IVec> = self.call(|sled| sled.cursors.get(name))?;
-        Ok(value.and_then(|value| position_in(&value)))
+        self.newest().cursor(name.as_bytes())
     }
 
     /// Replaces the cursor of this name.
     pub(crate) fn save_cursor(&self, name: &str, position: Position) -> Result<(), StoreError> {
-        self.call(|sled| sled.cursors.insert(name, &position.number().to_be_bytes()[..]).map(drop))
+        self.newest().save_cursor(name.as_bytes(), position)
     }
 
-    fn call<T>(&self, call: impl FnOnce(&Sled) -> sled::Result<T>) -> Result<T, StoreError> {
-        let sled = self.sled.as_ref().expect("it is taken out only when the store is dropped");
-        guarded(|| call(sled)).inspect_err(|_| self.failed.store(true, Ordering::Relaxed))
-    }
-}
-
-impl Drop for Store {
-    fn drop(&mut self) {
-        let sled = self.sled.take();
-        let dropping = move || {
-            let dropped = guarded(|| {
-                drop(sled);
-                Ok(())
-            });
-            if let Err(error) = dropped {
-                tracing::warn!(%error, "the store was not left in order");
+    /// Removes the parts that have nothing from `position` on; the newest one stays. Gives what has left.
+    pub(crate) fn leave_before(&self, position: Position) -> Result<Option<Left>, StoreError> {
+        let first = self.first();
+        loop {
+            let leaving = {
+                let mut parts = self.parts.write().unwrap_or_else(PoisonError::into_inner);
+                let leaves = parts.get(1).is_some_and(|second| second.first <= position);
+                leaves.then(|| parts.remove(0))
+            };
+            let Some(Slot { first, part }) = leaving else { break };
+            if let Some(part) = part {
+                close(part);
             }
-        };
-        if !self.failed.load(Ordering::Relaxed) {
-            dropping();
-        } else if let Err(error) = thread::Builder::new().name("log-store-end".to_owned()).spawn(dropping) {
-            tracing::error!(%error, "no thread to drop the store that has failed");
+            remove_part(&self.folder.join(name(first)))?;
         }
+        let last = self.first().before().filter(|last| *last >= first);
+        Ok(last.map(|last| Left { first, last }))
+    }
+
+    /// How many parts could leave: all but the newest.
+    pub(crate) fn parts_behind(&self) -> usize {
+        self.parts.read().unwrap_or_else(PoisonError::into_inner).len() - 1
+    }
+
+    /// The part that a group belongs to; none if it is not open, or has left.
+    fn part_of(&self, group: Position) -> Option<Arc<Part>> {
+        let parts = self.parts.read().unwrap_or_else(PoisonError::into_inner);
+        parts.iter().rev().find(|slot| slot.first <= group)?.part.clone()
+    }
+
+    /// Begins the next part, and closes what is older than the newest ones.
+    fn begin_part(&self, newest: &Part, first: Position) -> Result<Arc<Part>, StoreError> {
+        newest.flush()?;
+        let mut part = Part::open(&self.folder.join(name(first)), first, part_cache(self.limits))?;
+        if let Some(journal) = self.journal {
+            part.set_journal(journal)?;
+        }
+        for (name, position) in newest.cursors()? {
+            part.save_cursor(&name, position)?;
+        }
+        let part = Arc::new(part);
+        let closing: Vec<_> = {
+            let mut parts = self.parts.write().unwrap_or_else(PoisonError::into_inner);
+            parts.push(Slot { first, part: Some(Arc::clone(&part)) });
+            let older = parts.len().saturating_sub(OPEN);
+            parts[..older].iter_mut().filter_map(|slot| slot.part.take()).collect()
+        };
+        // Not while others are locked out: sled takes its time.
+        drop(closing);
+        Ok(part)
+    }
+
+    fn newest(&self) -> Arc<Part> {
+        let parts = self.parts.read().unwrap_or_else(PoisonError::into_inner);
+        let newest = parts.last().and_then(|slot| slot.part.clone());
+        newest.expect("the newest part is open")
     }
 }
 
-/// From now on this thread, and those that it starts, leave the processor to others first: nobody waits for
-/// the store, and somebody does for everything else. It is a wish: without it all works, if slower under
-/// load.
-pub(crate) fn yield_to_others() {
-    const NICE: i32 = 10;
-    if let Err(error) = rustix::process::setpriority_process(None, NICE) {
-        tracing::debug!(%error, "the store's thread keeps its priority");
+/// The name of the part that begins with this position: 20 digits, so that names sort as positions do.
+pub(crate) fn name(first: Position) -> String {
+    format!("{:0NAME_DIGITS$}", first.number())
+}
+
+fn position_in_name(name: &str) -> Option<Position> {
+    let digits = name.len() == NAME_DIGITS && name.bytes().all(|digit| digit.is_ascii_digit());
+    let first = digits.then(|| name.parse().ok()).flatten().and_then(Position::new)?;
+    (group_of(first) == first).then_some(first)
+}
+
+fn part_cache(limits: StoreLimits) -> u64 {
+    limits.cache_bytes / OPEN as u64
+}
+
+/// Opens the newest parts in a folder, and says which others there are; removes what has not quite left.
+fn open_parts(folder: &Path, limits: StoreLimits) -> Result<(Vec<Position>, Vec<Part>), StoreError> {
+    let (mut firsts, mut leaving) = (Vec::new(), Vec::new());
+    for file in fs::read_dir(folder)? {
+        let name = file?.file_name();
+        let name = name.to_string_lossy();
+        firsts.extend(position_in_name(&name));
+        leaving.extend(name.ends_with(LEAVING).then(|| folder.join(&*name)));
     }
+    for part in leaving {
+        fs::remove_dir_all(part)?;
+    }
+    firsts.sort_unstable();
+    let open = |first: Position| Part::open(&folder.join(name(first)), first, part_cache(limits));
+    let newest = firsts.split_off(firsts.len().saturating_sub(OPEN));
+    Ok((firsts, newest.into_iter().map(open).collect::<Result<_, _>>()?))
+}
+
+/// Makes a part this journal's, if it is not another's. Where there is nothing in it, and it is `alone`, it is nobody's.
+fn be_of(part: &mut Part, journal: JournalId, alone: bool) -> Result<(), StoreError> {
+    if part.journal() == Some(journal) {
+        return Ok(());
+    }
+    if !alone || part.last()?.max(part.furthest_cursor()?).is_some() {
+        return Err(match part.journal() {
+            Some(_) => {
+                let message = "it was made from another journal".to_owned();
+                StoreError { cause: Cause::Foreign, message }
+            }
+            None => StoreError::lost("it does not say from which journal it was made"),
+        });
+    }
+    part.set_journal(journal)
+}
+
+/// Removes the folder of a part: first its name, durably, so that a crash leaves all of it or nothing that is taken for a
+/// part.
+fn remove_part(folder: &Path) -> Result<(), StoreError> {
+    let leaving = folder.with_extension(&LEAVING[1..]);
+    fs::rename(folder, &leaving)?;
+    if let Some(parent) = folder.parent() {
+        fs::File::open(parent)?.sync_all()?;
+    }
+    Ok(fs::remove_dir_all(leaving)?)
+}
+
+/// Waits until nobody reads a part any more: sled must not make files where it has left.
+fn close(mut part: Arc<Part>) {
+    for _ in 0..LEAVING_READ_MAX.as_millis() / LEAVING_PAUSE.as_millis() {
+        match Arc::try_unwrap(part) {
+            Ok(part) => return drop(part),
+            Err(read) => part = read,
+        }
+        thread::sleep(LEAVING_PAUSE);
+    }
+    tracing::warn!(folder = %part.folder().display(), "a part of the store leaves while it is read");
 }
 
 /// Sets a store aside, to be looked at; only the newest is kept. A store that is not there is none to keep.
@@ -319,76 +365,4 @@ pub(crate) fn remove_aside(folder: &Path) -> io::Result<()> {
 
 fn aside(folder: &Path) -> PathBuf {
     folder.with_extension("set-aside")
-}
-
-fn remove_unfinished(folder: &Path) -> io::Result<()> {
-    let files = match fs::read_dir(folder) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
-        files => files?,
-    };
-    for file in files {
-        let file = file?;
-        let name = file.file_name();
-        let name = name.to_string_lossy();
-        if name.starts_with("snap.") && name.ends_with(".generating") {
-            tracing::info!(file = %file.path().display(), "removing what a crash has left half made");
-            fs::remove_file(file.path())?;
-        }
-    }
-    Ok(())
-}
-
-fn position_in(bytes: &[u8]) -> Option<Position> {
-    Position::new(u64::from_be_bytes(bytes.try_into().ok()?))
-}
-
-fn group_in_key(key: &[u8]) -> Option<Position> {
-    let group = position_in(key)?;
-    (group_of(group) == group).then_some(group)
-}
-
-fn checksum(key: [u8; 8], body: &[u8]) -> u32 {
-    crc32c::crc32c_append(crc32c::crc32c(&key), body)
-}
-
-/// Calls sled, and makes its panic an error.
-fn guarded<T>(call: impl FnOnce() -> sled::Result<T>) -> Result<T, StoreError> {
-    match catch_unwind(AssertUnwindSafe(call)) {
-        Ok(result) => result.map_err(StoreError::from),
-        Err(panic) => Err(StoreError::lost(&format!("sled panicked: {}", panic_message(&*panic)))),
-    }
-}
-
-/// What a panic said.
-pub(crate) fn panic_message(panic: &(dyn Any + Send)) -> String {
-    let text = panic.downcast_ref::<String>().map(String::as_str);
-    text.or_else(|| panic.downcast_ref::<&str>().copied()).unwrap_or("no message").to_owned()
-}
-
-impl StoreError {
-    fn lost(message: &str) -> Self {
-        Self { cause: Cause::Lost, message: message.to_owned() }
-    }
-}
-
-impl From<sled::Error> for StoreError {
-    fn from(error: sled::Error) -> Self {
-        match error {
-            sled::Error::Io(error) => Self::from(error),
-            error => Self::lost(&error.to_string()),
-        }
-    }
-}
-
-impl From<io::Error> for StoreError {
-    fn from(error: io::Error) -> Self {
-        let message = error.to_string();
-        let cause = match error.kind() {
-            io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => Cause::NoRoom,
-            // sled tells of its lock in no other way.
-            _ if message.contains("could not acquire lock") => Cause::Locked,
-            _ => Cause::Lost,
-        };
-        Self { cause, message }
-    }
 }

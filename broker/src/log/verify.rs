@@ -19,8 +19,8 @@ use super::error::{Contradiction, Corruption, Damage, DiskError, FileError};
 use super::format::{Malformed, decode_entry};
 use super::heads::ByStream;
 use super::journal::disk::{Disk, OsDisk};
-use super::journal::format::JournalId;
-use super::journal::segment::{Found, Record, SegmentReader, list_segments, segment_name};
+use super::journal::format::{Form, JournalId};
+use super::journal::segment::{Found, Record, SegmentReader, list_files, name_as, segment_name};
 use super::journal::start::Standing;
 use super::local::LogConfig;
 use super::lock::Lock;
@@ -63,6 +63,8 @@ impl Report {
 pub struct SegmentReport {
     /// Its file.
     pub file: PathBuf,
+    /// Whether it is archived: compressed, and removed from sled when it is old enough.
+    pub archived: bool,
     /// The length of the file.
     pub bytes: u64,
     /// The position of its first entry.
@@ -114,13 +116,14 @@ pub(crate) fn verify_on(
     disk: Arc<dyn Disk>,
     folder: &Path,
 ) -> Result<(Report, Option<JournalId>), DiskError> {
-    let segments = list_segments(&*disk, folder)?;
+    let files = list_files(&*disk, folder)?;
     let mut total = 0;
-    for first in &segments {
-        let path = folder.join(segment_name(*first));
-        let length = disk.open(&path).and_then(|file| file.length());
-        total += length.map_err(|error| DiskError::new("read", &path, &error))?;
+    for (first, form) in &files {
+        // One that is archived meanwhile has another name by now.
+        total += disk.open(&folder.join(name_as(*first, *form))).and_then(|file| file.length()).unwrap_or(0);
     }
+    let mut segments: Vec<_> = files.into_iter().map(|(first, _)| first).collect();
+    segments.dedup();
     let mut verifier = Verifier {
         disk,
         folder: folder.to_owned(),
@@ -180,16 +183,23 @@ impl Verifier {
             });
         }
         self.next = first;
-        let mut report = SegmentReport { file, bytes: 0, first, records: 0, entries: 0, sound: true };
+        let mut report =
+            SegmentReport { file, archived: false, bytes: 0, first, records: 0, entries: 0, sound: true };
         let before = self.findings.len();
         match SegmentReader::open(&*self.disk, &self.folder, first, self.journal) {
             Ok(mut reader) => {
+                report.file = reader.path().to_owned();
+                report.archived = reader.header.form == Form::Archived;
                 report.bytes = reader.length;
                 self.journal = Some(reader.header.journal);
                 self.records(&mut reader, &mut report, is_last)?;
                 self.next = reader.next;
             }
-            Err(FileError::Corrupt(corruption)) => self.find(corruption),
+            Err(FileError::Corrupt(corruption)) => {
+                report.file.clone_from(&corruption.file);
+                report.archived = corruption.file == self.folder.join(name_as(first, Form::Archived));
+                self.find(corruption);
+            }
             Err(FileError::Disk(error)) => return Err(error),
         }
         report.sound = self.findings.len() == before;
@@ -211,6 +221,9 @@ impl Verifier {
                     report.entries += u64::from(record.count);
                     self.progress.advance(record.bytes);
                     continue;
+                }
+                Found::End if is_last && reader.header.form == Form::Archived => {
+                    Ending::Corrupt(reader.corruption(Damage::ArchivedLast))
                 }
                 Found::End => Ending::Open,
                 Found::Closed if is_last => Ending::Closed,

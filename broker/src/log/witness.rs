@@ -44,7 +44,7 @@ impl Witnesses {
         let mut claims = claims_in(&OsDisk, &config.snapshot_folder())?;
         let folder = config.store_folder();
         let there = folder.read_dir().is_ok_and(|mut files| files.next().is_some());
-        let open = |folder| Store::open_of_any(folder, config.store_cache_bytes).ok();
+        let open = |folder| Store::open_of_any(folder, config.store_limits()).ok();
         let store = (there && with_store).then(|| open(&folder)).flatten();
         if there {
             let journal = store.as_ref().and_then(Store::journal);

@@ -162,7 +162,10 @@ fn damage_store(stage: &Stage, random: &mut StdRng) -> Result<&'static str> {
         std::fs::remove_dir_all(&folder)?;
         return Ok("; sled deleted");
     }
-    for entry in std::fs::read_dir(&folder)? {
+    let parts = std::fs::read_dir(&folder)?.collect::<std::io::Result<Vec<_>>>()?;
+    let parts = parts.into_iter().map(|part| part.path()).filter(|part| part.is_dir());
+    let files = parts.map(std::fs::read_dir).collect::<std::io::Result<Vec<_>>>()?;
+    for entry in files.into_iter().flatten() {
         let path = entry?.path();
         if path.is_file() {
             let mut bytes = std::fs::read(&path)?;

@@ -19,12 +19,15 @@ pub struct Moment {
 }
 
 /// Name, kind of operation, path, the most of them that are waited for, while starting.
-const MOMENTS: [(&str, Kind, &str, u64, bool); 9] = [
+const MOMENTS: [(&str, Kind, &str, u64, bool); 12] = [
     ("write", Kind::Write, "log/journal/*", 400, false),
     ("sync", Kind::Sync, "log/journal/*", 400, false),
     ("roll-over: a segment made", Kind::Create, "log/journal/*", 12, false),
     ("roll-over: a segment named", Kind::Rename, "log/journal/*", 12, false),
     ("roll-over: the folder synced", Kind::SyncDir, "log/journal", 12, false),
+    ("archiving: a segment written anew", Kind::Any, "log/journal/*.arc.new", 20, false),
+    ("archiving: it gets its name", Kind::Rename, "log/journal/*.arc", 8, false),
+    ("archiving: the plain one removed", Kind::Unlink, "log/journal/*.seg", 8, false),
     // sled writes what it has been given every five seconds, and then little.
     ("putting into sled", Kind::Write, "log/store/**", 2, false),
     ("starting", Kind::Any, "log/**", 12, true),

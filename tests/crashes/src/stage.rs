@@ -42,12 +42,16 @@ impl Stage {
         let disk = folder.path().join("disk");
         std::fs::create_dir(&disk)?;
         let fs = CrashFs::mount(&disk, Options::default())?;
-        // Small segments, so that they are followed by the next all the time; six digits, so that no account runs out
-        // of numbers.
+        // Small segments, so that they are followed by the next and archived all the time, and a small store, so that
+        // what is old leaves it; six digits, so that no account runs out of numbers.
         let world = World::with_edited("", |text| {
             text.replace(
                 "[log]\nfolder = \"log\"",
-                &format!("[log]\nfolder = \"{}/log\"\nsegment_bytes = 8192", disk.display()),
+                &format!(
+                    "[log]\nfolder = \"{}/log\"\nsegment_bytes = 8192\nretention_days = 0\n\
+                     retention_entries = 256\narchive_every_s = 1",
+                    disk.display()
+                ),
             )
             .replace("digits = 2", "digits = 6")
             .replace("waiting_max = 5", "waiting_max = 20")

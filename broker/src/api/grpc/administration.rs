@@ -21,7 +21,7 @@ use crate::{
         tls::Reloaded,
     },
     decider::{self, Decided},
-    log::{Entry, EntryStream, Position, StreamId},
+    log::{ArchiveStep, Entry, EntryStream, Position, StreamId},
 };
 
 /// A client certificate is a few kilobytes at most.
@@ -30,6 +30,7 @@ const CERTIFICATE_BYTES_MAX: usize = 16 * 1024;
 #[tonic::async_trait]
 impl administration_server::Administration for Administration {
     type ReadLogStream = Updates<v1::LogEntry>;
+    type ArchiveLogStream = Updates<v1::ArchiveLogUpdate>;
 
     async fn register_relying_party(
         &self,
@@ -167,6 +168,33 @@ impl administration_server::Administration for Administration {
         let listeners = self.tls.reload().await.into_iter().map(reloaded).collect();
         Ok(Response::new(v1::ReloadTlsReply { listeners }))
     }
+
+    async fn archive_log(
+        &self,
+        _: Request<v1::ArchiveLogRequest>,
+    ) -> Result<Response<Self::ArchiveLogStream>, Status> {
+        let before_ms = self.clock.now().minus(self.retention).as_millis();
+        let updates = self
+            .log
+            .archive(before_ms)
+            .map(|step| step.map(archive_update).map_err(|error| status::of_log(&error.into())))
+            .take_until(self.stopping.clone().cancelled_owned());
+        Ok(Response::new(Box::pin(updates)))
+    }
+}
+
+fn archive_update(step: ArchiveStep) -> v1::ArchiveLogUpdate {
+    use v1::archive_log_update::{Progress, Report, Update};
+    let update = match step {
+        ArchiveStep::Progress { done_bytes, total_bytes } => {
+            Update::Progress(Progress { done_bytes, total_bytes })
+        }
+        ArchiveStep::Done(report) => {
+            let json = serde_json::to_string(&report).expect("a report has nothing that JSON has not");
+            Update::Report(Report { json })
+        }
+    };
+    v1::ArchiveLogUpdate { update: Some(update) }
 }
 
 impl Administration {

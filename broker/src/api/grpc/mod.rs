@@ -12,7 +12,7 @@ mod messages;
 mod receive;
 mod status;
 
-use std::{pin::Pin, sync::Arc};
+use std::{pin::Pin, sync::Arc, time::Duration};
 
 use axum::{middleware::Next, response::IntoResponse};
 use countersign_domain::{RelyingPartyId, relying_party::Scope};
@@ -139,6 +139,8 @@ pub struct Administration {
     pub issuing: Arc<tokio::sync::Mutex<()>>,
     /// Of both listeners.
     pub tls: AllTls,
+    /// For how long entries stay in the log's store.
+    pub retention: Duration,
     /// The broker is about to end.
     pub stopping: CancellationToken,
 }

@@ -5,7 +5,7 @@
 //! | at | bytes | what |
 //! |---|---|---|
 //! | 0 | 8 | `csignlog` |
-//! | 8 | 2 | format of the segment: 1 |
+//! | 8 | 2 | format of the segment: 1; of an archived one: 2 |
 //! | 10 | 2 | zero |
 //! | 12 | 4 | the most bytes that a record of this segment may have, its header included |
 //! | 16 | 16 | the journal's id, drawn at random when the journal was made |
@@ -17,7 +17,7 @@
 //!
 //! | at | bytes | what |
 //! |---|---|---|
-//! | 0 | 4 | `ENTR`, or `DONE` for a closing record |
+//! | 0 | 4 | `ENTR`; in an archived segment `PACK`; `DONE` for a closing record |
 //! | 4 | 4 | length of the body |
 //! | 8 | 8 | position of the first entry; in a closing record, of the entry that would be next |
 //! | 16 | 4 | number of entries; in a closing record 0 |
@@ -30,6 +30,11 @@
 //! is what the search for records behind a damaged one relies on (`tail`).
 //!
 //! Behind the last record there may be zeros, as room for the next ones (`writer`).
+//!
+//! An **archived segment** is a segment that is whole, written anew with the same entries in other records
+//! (`archive`). The body of a `PACK` record is the length of what it was made from (4 bytes), then that as one
+//! block of LZ4: the body of an `ENTR` record. All else is the same, so that whatever reads segments, and
+//! whatever mends them, does not care which it has.
 
 use crate::log::entry::Position;
 use crate::log::error::Damage;
@@ -43,16 +48,28 @@ pub(crate) const RECORD_HEADER_BYTES: usize = 28;
 pub(crate) const RECORD_BYTES_LIMIT: u32 = 64 * 1024 * 1024;
 
 const SEGMENT_MAGIC: [u8; 8] = *b"csignlog";
-const SEGMENT_FORMAT: u16 = 1;
+const PLAIN_FORMAT: u16 = 1;
+const ARCHIVED_FORMAT: u16 = 2;
 const ENTRIES_MAGIC: [u8; 4] = *b"ENTR";
+const PACKED_MAGIC: [u8; 4] = *b"PACK";
 const CLOSING_MAGIC: [u8; 4] = *b"DONE";
 
 /// Which journal a file belongs to.
 pub(crate) type JournalId = [u8; 16];
 
+/// How a segment is kept.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Form {
+    /// As it was written.
+    Plain,
+    /// Compressed.
+    Archived,
+}
+
 /// A segment's header.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct SegmentHeader {
+    pub(crate) form: Form,
     pub(crate) journal: JournalId,
     pub(crate) first: Position,
     /// The most bytes that a record may have, its header included.
@@ -63,7 +80,11 @@ impl SegmentHeader {
     pub(crate) fn encode(&self) -> [u8; SEGMENT_HEADER_BYTES] {
         let mut bytes = [0; SEGMENT_HEADER_BYTES];
         bytes[0..8].copy_from_slice(&SEGMENT_MAGIC);
-        bytes[8..10].copy_from_slice(&SEGMENT_FORMAT.to_be_bytes());
+        let format = match self.form {
+            Form::Plain => PLAIN_FORMAT,
+            Form::Archived => ARCHIVED_FORMAT,
+        };
+        bytes[8..10].copy_from_slice(&format.to_be_bytes());
         bytes[12..16].copy_from_slice(&self.record_bytes_max.to_be_bytes());
         bytes[16..32].copy_from_slice(&self.journal);
         bytes[32..40].copy_from_slice(&self.first.number().to_be_bytes());
@@ -85,14 +106,16 @@ impl SegmentHeader {
             Some((read.u16()?, read.u16()?, read.u32()?, read.array::<16>()?, read.u64()?))
         })();
         let (format, _, record_bytes_max, journal, first) = fields.ok_or(Damage::SegmentHeader)?;
-        if format != SEGMENT_FORMAT {
-            return Err(Damage::SegmentFormat { found: format });
-        }
+        let form = match format {
+            PLAIN_FORMAT => Form::Plain,
+            ARCHIVED_FORMAT => Form::Archived,
+            found => return Err(Damage::SegmentFormat { found }),
+        };
         let first = Position::new(first).ok_or(Damage::SegmentHeader)?;
         if record_bytes_max > RECORD_BYTES_LIMIT {
             return Err(Damage::SegmentHeader);
         }
-        Ok(Self { journal, first, record_bytes_max })
+        Ok(Self { form, journal, first, record_bytes_max })
     }
 
     /// What the checksums of this segment's record headers begin with.
@@ -106,6 +129,8 @@ impl SegmentHeader {
 pub(crate) enum RecordKind {
     /// A batch of entries.
     Entries,
+    /// Entries, compressed: only in an archived segment.
+    Packed,
     /// The log was closed: nothing behind it, and nothing before it that may be torn.
     Closing,
 }
@@ -125,6 +150,7 @@ impl RecordHeader {
         let mut bytes = [0; RECORD_HEADER_BYTES];
         bytes[0..4].copy_from_slice(match self.kind {
             RecordKind::Entries => &ENTRIES_MAGIC,
+            RecordKind::Packed => &PACKED_MAGIC,
             RecordKind::Closing => &CLOSING_MAGIC,
         });
         bytes[4..8].copy_from_slice(&self.body_bytes.to_be_bytes());
@@ -141,6 +167,7 @@ impl RecordHeader {
         let mut read = Reader(bytes);
         let kind = match read.array::<4>()? {
             ENTRIES_MAGIC => RecordKind::Entries,
+            PACKED_MAGIC => RecordKind::Packed,
             CLOSING_MAGIC => RecordKind::Closing,
             _ => return None,
         };

@@ -1,15 +1,16 @@
-//! Reading the journal across its segments, while it is written to.
+//! Reading the journal across its segments, while it is written to and its older segments are archived.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 
 use crate::log::entry::Position;
-use crate::log::error::{Corruption, Damage, FileError, ReadError};
+use crate::log::error::{Corruption, Damage, DiskError, FileError, ReadError};
 
+use super::archive::{ArchiveError, Archived, archive};
 use super::disk::Disk;
-use super::format::JournalId;
-use super::segment::{Found, Record, SegmentReader, segment_name};
+use super::format::{Form, JournalId};
+use super::segment::{Found, Record, SegmentReader, list_files, name_as, segment_name};
 
 /// A waymark is set about every so many bytes: where to begin to look for a position.
 const WAYMARK_EVERY_BYTES: u64 = 1024 * 1024;
@@ -23,8 +24,9 @@ pub(crate) struct JournalReader {
     id: JournalId,
     /// The first position of each segment.
     segments: RwLock<Vec<Position>>,
-    /// Where in its segment the record begins that begins with this position. Set where reading has passed.
-    waymarks: Mutex<BTreeMap<Position, u64>>,
+    /// Where in its segment, kept in this form, the record begins that begins with this position. Set where
+    /// reading has passed.
+    waymarks: Mutex<BTreeMap<Position, (Form, u64)>>,
 }
 
 impl JournalReader {
@@ -55,12 +57,14 @@ impl JournalReader {
 
     /// Reads records from the one that holds `from` to the one that holds `to`, which must be durable.
     pub(crate) fn records(self: &Arc<Self>, from: Position, to: Position) -> Result<Records, ReadError> {
-        let first = self.segment_of(from).ok_or(ReadError::Archived { position: from })?;
+        let first = self.segment_of(from).ok_or(ReadError::Missing { position: from })?;
         let mut segment = self.open(first)?;
-        if let Some((at, offset)) = self.waymark(first, from) {
+        if let Some((at, offset)) = self.waymark(first, from, segment.header.form) {
             segment.seek(offset, at);
         }
-        Ok(Records { journal: Arc::clone(self), from, to, segment, bytes_since_mark: 0 })
+        let mut records = Records { journal: Arc::clone(self), from, to, segment, bytes_since_mark: 0 };
+        records.pass_to_from().map_err(FileError::from)?;
+        Ok(records)
     }
 
     /// The first position of the oldest segment that lies, with all after it, within the newest `bytes`; of
@@ -85,7 +89,8 @@ impl JournalReader {
         segments.map(|first| Ok(self.open(first)?.length)).sum()
     }
 
-    fn open(&self, first: Position) -> Result<SegmentReader, FileError> {
+    /// Opens the segment that begins with this position.
+    pub(crate) fn open(&self, first: Position) -> Result<SegmentReader, FileError> {
         SegmentReader::open(&*self.disk, &self.folder, first, Some(self.id))
     }
 
@@ -96,14 +101,60 @@ impl JournalReader {
         behind.checked_sub(1).map(|index| segments[index])
     }
 
-    /// The nearest waymark at or before `position` that is not before `first`.
-    fn waymark(&self, first: Position, position: Position) -> Option<(Position, u64)> {
+    /// The nearest waymark at or before `position` that is not before `first`, in a segment of this form.
+    fn waymark(&self, first: Position, position: Position, form: Form) -> Option<(Position, u64)> {
         let waymarks = self.waymarks.lock().unwrap_or_else(PoisonError::into_inner);
-        waymarks.range(first..=position).next_back().map(|(at, offset)| (*at, *offset))
+        let mut nearest = waymarks.range(first..=position).rev();
+        nearest.find(|(_, (of, _))| *of == form).map(|(at, (_, offset))| (*at, *offset))
     }
 
-    fn set_waymark(&self, at: Position, offset: u64) {
-        self.waymarks.lock().unwrap_or_else(PoisonError::into_inner).insert(at, offset);
+    fn set_waymark(&self, at: Position, form: Form, offset: u64) {
+        self.waymarks.lock().unwrap_or_else(PoisonError::into_inner).insert(at, (form, offset));
+    }
+
+    /// The segments that others follow and that are not archived: the first and the last position of each, and its
+    /// bytes.
+    pub(crate) fn whole_and_plain(&self) -> Result<Vec<(Position, Position, u64)>, DiskError> {
+        let files: BTreeSet<_> = list_files(&*self.disk, &self.folder)?.into_iter().collect();
+        let segments = self.segments();
+        let mut whole = Vec::new();
+        for pair in segments.windows(2).filter(|pair| files.contains(&(pair[0], Form::Plain))) {
+            let bytes = self.length(pair[0], Form::Plain)?;
+            whole.extend(pair[1].before().map(|last| (pair[0], last, bytes)));
+        }
+        Ok(whole)
+    }
+
+    /// Archives one of those. `go_on` is told of so many bytes more that have been read, and says whether to.
+    pub(crate) fn archive(
+        &self,
+        first: Position,
+        go_on: &mut dyn FnMut(u64) -> bool,
+    ) -> Result<Archived, ArchiveError> {
+        let archived = archive(&*self.disk, &self.folder, first, self.id, go_on)?;
+        self.was_archived(first);
+        Ok(archived)
+    }
+
+    /// The bytes of all segments.
+    pub(crate) fn bytes(&self) -> Result<u64, DiskError> {
+        let files = list_files(&*self.disk, &self.folder)?;
+        files.into_iter().map(|(first, form)| self.length(first, form)).sum()
+    }
+
+    fn length(&self, first: Position, form: Form) -> Result<u64, DiskError> {
+        let path = self.folder.join(name_as(first, form));
+        let length = self.disk.open(&path).and_then(|file| file.length());
+        length.map_err(|error| DiskError::new("read", &path, &error))
+    }
+
+    /// The segment that begins with `first` is archived now: what was known of the file it was, is of no use.
+    fn was_archived(&self, first: Position) {
+        let behind = self.segments().into_iter().find(|other| *other > first);
+        let mut waymarks = self.waymarks.lock().unwrap_or_else(PoisonError::into_inner);
+        waymarks.retain(|at, (form, _)| {
+            *form == Form::Archived || *at < first || behind.is_some_and(|behind| *at >= behind)
+        });
     }
 }
 
@@ -118,6 +169,14 @@ pub(crate) struct Records {
 }
 
 impl Records {
+    /// Goes to the record that holds `from`, or to where something is in the way.
+    fn pass_to_from(&mut self) -> Result<(), DiskError> {
+        while let Some(record) = self.segment.pass(self.from)? {
+            self.set_waymark(record);
+        }
+        Ok(())
+    }
+
     /// Reads the next record; none behind the one that holds `to`.
     pub(crate) fn read(&mut self) -> Result<Option<Record>, FileError> {
         while self.segment.next <= self.to {
@@ -155,7 +214,7 @@ impl Records {
     fn set_waymark(&mut self, record: Record) {
         self.bytes_since_mark += record.bytes;
         if self.bytes_since_mark >= WAYMARK_EVERY_BYTES {
-            self.journal.set_waymark(record.first, record.offset);
+            self.journal.set_waymark(record.first, self.segment.header.form, record.offset);
             self.bytes_since_mark = 0;
         }
     }

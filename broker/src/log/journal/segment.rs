@@ -1,10 +1,15 @@
 //! Segments: their names, and reading one from its start, record by record, believing nothing.
+//!
+//! A segment is one file: `.seg` as it was written, or `.arc` once it is archived (`archive`). Where both are, a
+//! crash has come between the making of the one and the removal of the other; they say the same, and the plain
+//! one stands.
 
 use std::path::{Path, PathBuf};
 
+use super::archive::unpack;
 use super::disk::{Disk, DiskFile};
 use super::format::{
-    JournalId, RECORD_HEADER_BYTES, RecordHeader, RecordKind, SEGMENT_HEADER_BYTES, SegmentHeader,
+    Form, JournalId, RECORD_HEADER_BYTES, RecordHeader, RecordKind, SEGMENT_HEADER_BYTES, SegmentHeader,
 };
 use crate::log::entry::Position;
 use crate::log::error::{Corruption, Damage, DiskError, FileError};
@@ -13,31 +18,84 @@ use crate::log::format::{Malformed, split_entries};
 /// How much is read from a file at a time, at least.
 const WINDOW_BYTES: usize = 256 * 1024;
 
-const EXTENSION: &str = ".seg";
 const NAME_DIGITS: usize = 20;
+/// How often a folder is listed until it is the same twice, while segments are being archived in it.
+const LISTINGS_MAX: u32 = 20;
 
 /// The name of the segment whose first entry has this position: 20 digits, so that names sort as positions
 /// do.
 pub(crate) fn segment_name(first: Position) -> String {
-    format!("{first:0width$}{EXTENSION}", first = first.number(), width = NAME_DIGITS)
+    name_as(first, Form::Plain)
 }
 
-/// The position that a segment's name tells; none if it is no segment's name.
-pub(crate) fn position_in_name(name: &str) -> Option<Position> {
-    let digits = name.strip_suffix(EXTENSION)?;
+/// The same, kept in this form.
+pub(crate) fn name_as(first: Position, form: Form) -> String {
+    let (first, extension) = (first.number(), extension(form));
+    format!("{first:0NAME_DIGITS$}{extension}")
+}
+
+fn extension(form: Form) -> &'static str {
+    match form {
+        Form::Plain => ".seg",
+        Form::Archived => ".arc",
+    }
+}
+
+/// The position that a segment's name tells, and how it is kept; none if it is no segment's name.
+pub(crate) fn position_in_name(name: &str) -> Option<(Position, Form)> {
+    let named = |form| Some((name.strip_suffix(extension(form))?, form));
+    let (digits, form) = named(Form::Plain).or_else(|| named(Form::Archived))?;
     let plain = digits.len() == NAME_DIGITS && digits.bytes().all(|digit| digit.is_ascii_digit());
-    plain.then(|| digits.parse().ok()).flatten().and_then(Position::new)
+    let first = plain.then(|| digits.parse().ok()).flatten().and_then(Position::new)?;
+    Some((first, form))
 }
 
 /// The segments in a folder, in the order of their positions; none if there is no folder.
 pub(crate) fn list_segments(disk: &dyn Disk, folder: &Path) -> Result<Vec<Position>, DiskError> {
+    let mut firsts: Vec<_> = list_files(disk, folder)?.into_iter().map(|(first, _)| first).collect();
+    firsts.dedup();
+    Ok(firsts)
+}
+
+/// The files of segments in a folder, in the order of their positions; none if there is no folder.
+pub(crate) fn list_files(disk: &dyn Disk, folder: &Path) -> Result<Vec<(Position, Form)>, DiskError> {
+    // One whose name changes while a folder is listed may be missed under either name.
+    let mut files = list_once(disk, folder)?;
+    for _ in 0..LISTINGS_MAX {
+        let again = list_once(disk, folder)?;
+        if again == files {
+            break;
+        }
+        files = again;
+    }
+    Ok(files)
+}
+
+fn list_once(disk: &dyn Disk, folder: &Path) -> Result<Vec<(Position, Form)>, DiskError> {
     let names = match disk.names(folder) {
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => Vec::new(),
         names => names.map_err(|error| DiskError::new("list", folder, &error))?,
     };
-    let mut firsts: Vec<_> = names.iter().filter_map(|name| position_in_name(name)).collect();
-    firsts.sort_unstable();
-    Ok(firsts)
+    let mut files: Vec<_> = names.iter().filter_map(|name| position_in_name(name)).collect();
+    files.sort_unstable();
+    Ok(files)
+}
+
+/// A segment's file: where it is, and how the segment is kept in it.
+type OpenFile = (PathBuf, Box<dyn DiskFile>, Form);
+
+/// Opens the file of a segment, whichever it is; none if there is none.
+fn open_file(disk: &dyn Disk, folder: &Path, first: Position) -> Result<Option<OpenFile>, DiskError> {
+    // In this order: while a segment is archived, the one is there until the other is.
+    for form in [Form::Plain, Form::Archived] {
+        let path = folder.join(name_as(first, form));
+        match disk.open(&path) {
+            Ok(file) => return Ok(Some((path, file, form))),
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
+            Err(error) => return Err(DiskError::new("read", &path, &error)),
+        }
+    }
+    Ok(None)
 }
 
 /// Reads one segment from its start.
@@ -55,6 +113,8 @@ pub(crate) struct SegmentReader {
     /// The record that was read last.
     record: Record,
     window: Window,
+    /// The body of that record, if it was packed.
+    unpacked: Vec<u8>,
 }
 
 /// A record that is what was written.
@@ -100,12 +160,15 @@ impl SegmentReader {
         first: Position,
         journal: Option<JournalId>,
     ) -> Result<Self, FileError> {
-        let path = folder.join(segment_name(first));
-        let file = disk.open(&path).map_err(|error| DiskError::new("read", &path, &error))?;
+        let Some((path, file, form)) = open_file(disk, folder, first)? else {
+            let missing = std::io::Error::from(std::io::ErrorKind::NotFound);
+            return Err(DiskError::new("read", &folder.join(segment_name(first)), &missing).into());
+        };
         let mut bytes = [0; SEGMENT_HEADER_BYTES];
         let read = file.read_at(&mut bytes, 0).map_err(|error| DiskError::new("read", &path, &error))?;
         let header = SegmentHeader::decode(&bytes[..read]).and_then(|header| {
-            let belongs = header.first == first && journal.is_none_or(|journal| journal == header.journal);
+            let own = journal.is_none_or(|journal| journal == header.journal);
+            let belongs = header.first == first && header.form == form && own;
             belongs.then_some(header).ok_or(Damage::ForeignSegment)
         });
         let header =
@@ -113,17 +176,31 @@ impl SegmentReader {
         Ok(Self::new(path, file, header)?)
     }
 
-    /// Opens a segment as if its header were this one; none if it is not there.
+    /// Opens a segment as if its header were this one, whatever its form is; none if it is not there.
     pub(crate) fn open_as(
         disk: &dyn Disk,
         folder: &Path,
         header: SegmentHeader,
     ) -> Result<Option<Self>, DiskError> {
-        let path = folder.join(segment_name(header.first));
-        match disk.open(&path) {
-            Ok(file) => Self::new(path, file, header).map(Some),
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
-            Err(error) => Err(DiskError::new("read", &path, &error)),
+        let Some((path, file, form)) = open_file(disk, folder, header.first)? else { return Ok(None) };
+        Self::new(path, file, SegmentHeader { form, ..header }).map(Some)
+    }
+
+    /// Opens a segment whose file has another name, and whose header must be this one.
+    pub(crate) fn open_file_as(
+        path: &Path,
+        disk: &dyn Disk,
+        header: SegmentHeader,
+    ) -> Result<Self, FileError> {
+        let failed = |error| DiskError::new("read", path, &error);
+        let file = disk.open(path).map_err(failed)?;
+        let mut bytes = [0; SEGMENT_HEADER_BYTES];
+        let read = file.read_at(&mut bytes, 0).map_err(failed)?;
+        let reader = Self::new(path.to_owned(), file, header)?;
+        match SegmentHeader::decode(&bytes[..read]) {
+            Ok(found) if found == header => Ok(reader),
+            Ok(_) => Err(Corruption { offset: 0, ..reader.corruption(Damage::ForeignSegment) }.into()),
+            Err(damage) => Err(Corruption { offset: 0, ..reader.corruption(damage) }.into()),
         }
     }
 
@@ -131,7 +208,8 @@ impl SegmentReader {
         let length = file.length().map_err(|error| DiskError::new("read", &path, &error))?;
         let (offset, next) = (SEGMENT_HEADER_BYTES as u64, header.first);
         let record = Record { offset, bytes: 0, first: next, count: 0 };
-        Ok(Self { path, file, header, length, offset, next, record, window: Window::default() })
+        let (window, unpacked) = (Window::default(), Vec::new());
+        Ok(Self { path, file, header, length, offset, next, record, window, unpacked })
     }
 
     /// Where the segment's file is.
@@ -152,6 +230,35 @@ impl SegmentReader {
         Ok(())
     }
 
+    /// Passes over the next record without a look at its body if its last entry is before `position`, and gives
+    /// it. Whatever is wrong there, [`read`](Self::read) says.
+    pub(crate) fn pass(&mut self, position: Position) -> Result<Option<Record>, DiskError> {
+        let (offset, first) = (self.offset, self.next);
+        // Of records that are long, the next header is all that is wanted: no need to read ahead.
+        let ahead = match self.header.form {
+            Form::Plain => self.length.saturating_sub(offset),
+            Form::Archived => 0,
+        };
+        self.load_ahead(offset, RECORD_HEADER_BYTES, ahead)?;
+        let bytes = self.window.get(offset, RECORD_HEADER_BYTES);
+        let Some(header) = RecordHeader::decode(bytes, self.header.seed()) else { return Ok(None) };
+        let record = Record { offset, bytes: header.record_bytes(), first, count: header.count };
+        let whole = offset + record.bytes <= self.length && record.count > 0;
+        if header.kind != self.kind() || header.first != first || !whole || record.last() >= position {
+            return Ok(None);
+        }
+        self.seek(offset + record.bytes, record.last().next());
+        Ok(Some(record))
+    }
+
+    /// What its records of entries are.
+    fn kind(&self) -> RecordKind {
+        match self.header.form {
+            Form::Plain => RecordKind::Entries,
+            Form::Archived => RecordKind::Packed,
+        }
+    }
+
     /// Reads on.
     pub(crate) fn read(&mut self) -> Result<Found, DiskError> {
         let (offset, first) = (self.offset, self.next);
@@ -167,16 +274,27 @@ impl SegmentReader {
             let blank = self.last_byte_from(offset + bytes)?.is_none();
             return Ok(if blank { Found::Closed } else { Found::Damaged(Damage::BytesAfterEnd) });
         }
+        if header.kind != self.kind() {
+            return Ok(Found::Damaged(Damage::from(Malformed(
+                "its record is not as those of its segment are",
+            ))));
+        }
         if bytes > u64::from(self.header.record_bytes_max) {
             return Ok(Found::Damaged(Damage::from(Malformed("its record is too long"))));
         }
         self.record = Record { offset, bytes, first, count: header.count };
         self.load(offset, to_usize(bytes))?;
-        let body = self.body();
+        let mut unpacked = std::mem::take(&mut self.unpacked);
+        let body = self.record().get(RECORD_HEADER_BYTES..).unwrap_or_default();
         if body.len() < header.body_bytes as usize || crc32c::crc32c(body) != header.body_crc {
             return Ok(Found::Damaged(Damage::RecordBody));
         }
-        if let Err(malformed) = check_entries(body, header.count) {
+        let opened = match header.kind {
+            RecordKind::Packed => unpack(body, &mut unpacked),
+            _ => Ok(()),
+        };
+        self.unpacked = unpacked;
+        if let Err(malformed) = opened.and_then(|()| check_entries(self.body(), header.count)) {
             return Ok(Found::Damaged(Damage::from(malformed)));
         }
         self.offset = offset + bytes;
@@ -195,8 +313,12 @@ impl SegmentReader {
         positions.zip(split_entries(self.body()).map_while(Result::ok))
     }
 
-    fn body(&self) -> &[u8] {
-        self.record().get(RECORD_HEADER_BYTES..).unwrap_or_default()
+    /// The entries of the record that was read last, each behind its length.
+    pub(crate) fn body(&self) -> &[u8] {
+        match self.header.form {
+            Form::Plain => self.record().get(RECORD_HEADER_BYTES..).unwrap_or_default(),
+            Form::Archived => &self.unpacked,
+        }
     }
 
     /// What is wrong at the reader's place, for who meets `damage` there.
@@ -254,7 +376,10 @@ impl SegmentReader {
     }
 
     fn load(&mut self, offset: u64, bytes: usize) -> Result<(), DiskError> {
-        let ahead = self.length.saturating_sub(offset);
+        self.load_ahead(offset, bytes, self.length.saturating_sub(offset))
+    }
+
+    fn load_ahead(&mut self, offset: u64, bytes: usize, ahead: u64) -> Result<(), DiskError> {
         let loaded = self.window.load(&*self.file, offset, bytes, ahead);
         loaded.map_err(|error| DiskError::new("read", &self.path, &error))
     }

@@ -13,7 +13,7 @@ use crate::log::entry::Position;
 use crate::log::error::{Corruption, Damage, DiskError, StartError};
 
 use super::disk::{Disk, DiskFile, TEMPORARY, install};
-use super::format::{JournalId, RECORD_BYTES_LIMIT, SEGMENT_HEADER_BYTES, SegmentHeader};
+use super::format::{Form, JournalId, RECORD_BYTES_LIMIT, SEGMENT_HEADER_BYTES, SegmentHeader};
 use super::reader::JournalReader;
 use super::segment::{Found, SegmentReader, list_segments, position_in_name, segment_name};
 use super::tail::{Verdict, judge};
@@ -62,13 +62,15 @@ pub(crate) fn open(
         check_beginning(folder, &segments)?;
         let id = check_headers(&*disk, folder, &segments)?;
         let reader = SegmentReader::open(&*disk, folder, last, Some(id))?;
+        check_last(&reader)?;
         let record_bytes_max = reader.header.record_bytes_max.max(limits.record_bytes_max);
         let header = SegmentHeader { record_bytes_max, ..reader.header };
         (header, rewrite(&*disk, folder, &header, Some(reader), agrees)?)
     } else {
         segments.push(Position::FIRST);
         let record_bytes_max = limits.record_bytes_max.min(RECORD_BYTES_LIMIT);
-        let header = SegmentHeader { journal: new_id, first: Position::FIRST, record_bytes_max };
+        let (form, first) = (Form::Plain, Position::FIRST);
+        let header = SegmentHeader { form, journal: new_id, first, record_bytes_max };
         (header, rewrite(&*disk, folder, &header, None, agrees)?)
     };
     let reader = Arc::new(JournalReader::new(Arc::clone(&disk), folder.to_owned(), header.journal, segments));
@@ -91,7 +93,7 @@ fn remove_unfinished(disk: &dyn Disk, folder: &Path) -> Result<(), StartError> {
     Ok(())
 }
 
-/// The journal begins with the first position. (When segments move to an archive, it begins where that ends.)
+/// The journal begins with the first position.
 fn check_beginning(folder: &Path, segments: &[Position]) -> Result<(), StartError> {
     match segments.first() {
         Some(first) if *first > Position::FIRST => Err(StartError::Corrupt(Corruption {
@@ -101,6 +103,14 @@ fn check_beginning(folder: &Path, segments: &[Position]) -> Result<(), StartErro
             damage: Damage::Gap { found: *first },
         })),
         _ => Ok(()),
+    }
+}
+
+/// The last segment is one that was written to: only what has another one behind it is archived.
+fn check_last(last: &SegmentReader) -> Result<(), StartError> {
+    match last.header.form {
+        Form::Plain => Ok(()),
+        Form::Archived => Err(StartError::Corrupt(last.corruption(Damage::ArchivedLast))),
     }
 }
 

@@ -8,11 +8,15 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
+use super::archive::{ArchiveError, archive};
+use super::disk::Disk;
+use super::format::Form;
+use super::segment::{list_files, position_in_name};
 use super::sim::{Dice, PowerCut, SimDisk, Trouble};
 use super::start::{JournalLimits, Opened, open};
 use super::writer::{Batch, CommitError};
 use crate::log::entry::{Entry, EventRecord, Position, StreamId, StreamKind, Version};
-use crate::log::error::{Corruption, Damage, ReadError, StartError};
+use crate::log::error::{Corruption, Damage, FileError, ReadError, StartError};
 use crate::log::format::encode;
 
 const LIMITS: JournalLimits = JournalLimits { segment_bytes: 3000, record_bytes_max: 4096 };
@@ -96,6 +100,12 @@ impl Client {
         Ok(())
     }
 
+    /// Compares what is read while it is written to.
+    fn check_read(&self, found: &[Vec<u8>]) -> Result<(), String> {
+        let same = found == self.acknowledged;
+        same.then_some(()).ok_or_else(|| format!("{} entries read, or others", found.len()))
+    }
+
     /// Commits batches until one is not acknowledged.
     fn work(&mut self, opened: &mut Opened, dice: &mut Dice, batches: u64) -> Option<CommitError> {
         for _ in 0..batches {
@@ -116,6 +126,27 @@ impl Client {
     }
 }
 
+/// Archives segments that are whole and not archived yet: those that the dice choose. What goes wrong with the disk
+/// is no matter; a segment that is not what was written is one.
+fn archive_some(opened: &Opened, disk: &SimDisk, dice: &mut Dice) -> Result<(), String> {
+    let segments = opened.reader.segments();
+    for first in &segments[..segments.len() - 1] {
+        if dice.roll(2) == 0 || !is_plain(disk, *first) {
+            continue;
+        }
+        match opened.reader.archive(*first, &mut |_| true) {
+            Ok(_) => {}
+            Err(ArchiveError::File(FileError::Disk(_))) => {}
+            Err(error) => return Err(error.to_string()),
+        }
+    }
+    Ok(())
+}
+
+fn is_plain(disk: &SimDisk, first: Position) -> bool {
+    disk.contents().contains_key(&folder().join(super::segment::segment_name(first)))
+}
+
 const CUTS: [PowerCut; 3] = [PowerCut::Forgets, PowerCut::Keeps, PowerCut::KeepsSome];
 
 /// Some lives of a journal, each ended by a power cut or a kill, some while it starts.
@@ -128,8 +159,15 @@ fn lives(seed: u64, trouble: impl Fn(&mut Dice) -> Trouble) -> Result<(), String
             if let Ok(found) = everything(&opened) {
                 client.check(found)?;
             }
-            let batches = dice.roll(12);
-            let failed = client.work(&mut opened, &mut dice, batches);
+            let mut failed = None;
+            for _ in 0..dice.roll(4) {
+                let batches = dice.roll(5);
+                failed = failed.or_else(|| client.work(&mut opened, &mut dice, batches));
+                archive_some(&opened, &disk, &mut dice)?;
+            }
+            if let Ok(found) = everything(&opened) {
+                client.check_read(&found)?;
+            }
             if failed.is_none() && dice.roll(3) == 0 {
                 let _ = opened.journal.close();
             }
@@ -148,7 +186,7 @@ fn lives(seed: u64, trouble: impl Fn(&mut Dice) -> Trouble) -> Result<(), String
 #[test]
 fn no_power_cut_at_any_moment_loses_what_was_acknowledged() {
     for seed in 0..rounds(1000) {
-        let result = lives(seed, |dice| Trouble::PowerCutAt(dice.roll(120)));
+        let result = lives(seed, |dice| Trouble::PowerCutAt(dice.roll(250)));
         result.unwrap_or_else(|what| panic!("seed {seed}: {what}"));
     }
 }
@@ -156,7 +194,7 @@ fn no_power_cut_at_any_moment_loses_what_was_acknowledged() {
 #[test]
 fn no_failed_write_or_sync_loses_what_was_acknowledged_or_shows_what_is_not_durable() {
     for seed in 0..rounds(1000) {
-        let result = lives(seed, |dice| Trouble::FailsAt(dice.roll(80)));
+        let result = lives(seed, |dice| Trouble::FailsAt(dice.roll(160)));
         result.unwrap_or_else(|what| panic!("seed {seed}: {what}"));
     }
 }
@@ -223,13 +261,22 @@ fn a_failed_sync_ends_the_journal_and_is_never_tried_again() {
 
 /// A journal of several segments, and what it holds.
 fn sample(closed: bool) -> (BTreeMap<PathBuf, Vec<u8>>, Vec<Vec<u8>>) {
+    sample_of(closed, false)
+}
+
+/// The same, with all but the last segment archived, or none.
+fn sample_of(closed: bool, archived: bool) -> (BTreeMap<PathBuf, Vec<u8>>, Vec<Vec<u8>>) {
     let (disk, mut client, mut dice) = (SimDisk::new(9), Client::default(), Dice(5));
     let mut opened = start(&disk).unwrap();
     assert_eq!(client.work(&mut opened, &mut dice, 9), None);
     if closed {
         opened.journal.close().unwrap();
     }
-    assert!(opened.reader.segments().len() > 2);
+    let segments = opened.reader.segments();
+    assert!(segments.len() > 2);
+    for first in segments[..segments.len() - 1].iter().filter(|_| archived) {
+        archive(&disk, &folder(), *first, ID, &mut |_| true).unwrap();
+    }
     (disk.contents(), client.acknowledged)
 }
 
@@ -255,7 +302,7 @@ fn read_damaged(
 fn last_segment(contents: &BTreeMap<PathBuf, Vec<u8>>) -> (PathBuf, Vec<u64>, u64) {
     let disk = SimDisk::with_contents(contents);
     let path = contents.keys().last().unwrap().clone();
-    let first = super::segment::position_in_name(path.file_name().unwrap().to_str().unwrap()).unwrap();
+    let (first, _) = position_in_name(path.file_name().unwrap().to_str().unwrap()).unwrap();
     let mut reader = super::segment::SegmentReader::open(&disk, &folder(), first, None).unwrap();
     let mut starts = Vec::new();
     while let super::segment::Found::Record(record) = reader.read().unwrap() {
@@ -266,11 +313,11 @@ fn last_segment(contents: &BTreeMap<PathBuf, Vec<u8>>) -> (PathBuf, Vec<u64>, u6
 
 #[test]
 fn a_flipped_bit_is_refused_except_in_the_last_record_of_a_log_that_was_not_closed() {
-    for closed in [false, true] {
-        let (contents, written) = sample(closed);
+    for (closed, archived) in [(false, false), (true, false), (false, true)] {
+        let (contents, written) = sample_of(closed, archived);
         let (last, starts, end) = last_segment(&contents);
         for (path, bytes) in &contents {
-            for at in 0..bytes.len() {
+            for at in (0..bytes.len()).step_by(if archived { 3 } else { 1 }) {
                 let mut damaged = contents.clone();
                 damaged.get_mut(path).unwrap()[at] ^= 1 << (at % 8);
                 let result = read_damaged(&damaged, &written);
@@ -293,13 +340,19 @@ fn a_flipped_bit_is_refused_except_in_the_last_record_of_a_log_that_was_not_clos
 
 #[test]
 fn a_journal_cut_short_anywhere_opens_with_whole_records_or_says_what_is_missing() {
-    let (contents, written) = sample(false);
-    let (last, starts, end) = last_segment(&contents);
-    for (path, bytes) in &contents {
-        for length in 0..bytes.len() {
+    for (archived, step) in [(false, 1), (true, 5)] {
+        let (contents, written) = sample_of(false, archived);
+        cut_short_anywhere(&contents, &written, step);
+    }
+}
+
+fn cut_short_anywhere(contents: &BTreeMap<PathBuf, Vec<u8>>, written: &[Vec<u8>], step: usize) {
+    let (last, starts, end) = last_segment(contents);
+    for (path, bytes) in contents {
+        for length in (0..bytes.len()).step_by(step) {
             let mut damaged = contents.clone();
             damaged.get_mut(path).unwrap().truncate(length);
-            match read_damaged(&damaged, &written) {
+            match read_damaged(&damaged, written) {
                 Ok(found) => {
                     assert_eq!(*path, last, "{length}");
                     let whole = starts.iter().chain([&end]).filter(|end| **end <= length as u64).count();
@@ -348,14 +401,16 @@ fn what_no_interrupted_write_can_leave_is_refused() {
 
 #[test]
 fn a_segment_that_is_missing_is_said_to_be() {
-    let (contents, written) = sample(false);
-    let paths: Vec<_> = contents.keys().cloned().collect();
-    for path in &paths[..paths.len() - 1] {
-        let mut damaged = contents.clone();
-        damaged.remove(path);
-        let (file, offset, position) = read_damaged(&damaged, &written).unwrap_err();
-        assert_eq!((file.as_path(), offset), (path.as_path(), 0));
-        assert_eq!(path.file_name().unwrap().to_str().unwrap(), super::segment::segment_name(position));
+    for archived in [false, true] {
+        let (contents, written) = sample_of(false, archived);
+        let paths: Vec<_> = contents.keys().cloned().collect();
+        for path in &paths[..paths.len() - 1] {
+            let mut damaged = contents.clone();
+            damaged.remove(path);
+            let (file, offset, position) = read_damaged(&damaged, &written).unwrap_err();
+            assert_eq!((file.as_path(), offset), (path.with_extension("seg").as_path(), 0));
+            assert_eq!(path.file_stem(), Path::new(&super::segment::segment_name(position)).file_stem());
+        }
     }
 }
 
@@ -376,12 +431,12 @@ fn a_segment_of_a_newer_format_is_refused_by_name() {
     let (mut contents, _) = sample(false);
     let (path, _, _) = last_segment(&contents);
     let header = &mut contents.get_mut(&path).unwrap()[..48];
-    header[9] = 2;
+    header[9] = 3;
     let crc = crc32c::crc32c(&header[..44]).to_be_bytes();
     header[44..].copy_from_slice(&crc);
     match start(&SimDisk::with_contents(&contents)) {
         Err(StartError::Corrupt(corruption)) => {
-            assert_eq!(corruption.damage, Damage::SegmentFormat { found: 2 });
+            assert_eq!(corruption.damage, Damage::SegmentFormat { found: 3 });
         }
         other => panic!("{other:?}"),
     }
@@ -459,17 +514,158 @@ const HEADER_CRC: [u8; 4] = [0xbd, 0x1e, 0x44, 0x6d];
 const RECORD_CRCS: [u8; 8] = [0x72, 0xef, 0xb3, 0xa0, 0x1b, 0x3e, 0xf7, 0x38];
 const CLOSING_CRCS: [u8; 8] = [0x00, 0x00, 0x00, 0x00, 0xd0, 0xe5, 0x1a, 0x28];
 
+/// A journal with a segment that can be archived, and more.
+fn with_a_whole_segment() -> (SimDisk, Vec<Vec<u8>>) {
+    let (contents, written) = sample(false);
+    (SimDisk::with_contents(&contents), written)
+}
+
+#[test]
+fn archiving_can_be_cut_short_at_any_moment() {
+    let operations = {
+        let (disk, _) = with_a_whole_segment();
+        disk.trouble(None);
+        archive(&disk, &folder(), Position::FIRST, ID, &mut |_| true).unwrap();
+        disk.operations()
+    };
+    assert!(operations > 10);
+    for at in 0..=operations {
+        for trouble in [Trouble::PowerCutAt(at), Trouble::FailsAt(at)] {
+            for cut in [PowerCut::Forgets, PowerCut::Keeps, PowerCut::KeepsSome] {
+                let (disk, written) = with_a_whole_segment();
+                disk.trouble(Some(trouble));
+                let archived = archive(&disk, &folder(), Position::FIRST, ID, &mut |_| true);
+                assert_eq!(archived.is_ok(), at == operations, "{trouble:?}");
+                disk.power_cut(cut);
+                let opened = start(&disk).unwrap();
+                assert_eq!(everything(&opened).unwrap(), written, "{trouble:?} {cut:?}");
+                if list_files(&disk, &folder()).unwrap()[0].1 == Form::Plain {
+                    archive(&disk, &folder(), Position::FIRST, ID, &mut |_| true).unwrap();
+                }
+                let opened = start(&disk).unwrap();
+                assert_eq!(everything(&opened).unwrap(), written);
+                let files = list_files(&disk, &folder()).unwrap();
+                assert_eq!(files.len(), opened.reader.segments().len(), "{trouble:?}: one file each");
+            }
+        }
+    }
+}
+
+#[test]
+fn every_entry_of_an_archived_segment_is_found_at_its_position() {
+    let (contents, written) = sample_of(false, true);
+    let opened = start(&SimDisk::with_contents(&contents)).unwrap();
+    // Twice: the second time there may be waymarks.
+    for _ in 0..2 {
+        for (number, entry) in (1..).zip(&written) {
+            let position = Position::new(number).unwrap();
+            let mut records = opened.reader.records(position, position).unwrap();
+            records.read().unwrap().unwrap();
+            let found: Vec<_> = records.entries().map(|(at, entry)| (at, entry.to_vec())).collect();
+            assert_eq!(found, [(position, entry[4..].to_vec())]);
+            assert_eq!(records.read().unwrap(), None);
+        }
+    }
+}
+
+#[test]
+fn who_reads_a_segment_while_it_is_archived_reads_on() {
+    let (disk, written) = with_a_whole_segment();
+    let opened = start(&disk).unwrap();
+    let head = opened.head.unwrap();
+    let mut records = opened.reader.records(Position::FIRST, head).unwrap();
+    records.read().unwrap().unwrap();
+    let mut read = records.entries().count();
+    let segments = opened.reader.segments();
+    for first in &segments[..segments.len() - 1] {
+        archive(&disk, &folder(), *first, ID, &mut |_| true).unwrap();
+    }
+    while records.read().unwrap().is_some() {
+        read += records.entries().count();
+    }
+    assert_eq!(read, written.len());
+}
+
+#[test]
+fn whoever_stops_archiving_leaves_nothing_behind() {
+    let (disk, _) = with_a_whole_segment();
+    let before = disk.contents();
+    let stopped = archive(&disk, &folder(), Position::FIRST, ID, &mut |_| false);
+    assert_eq!(stopped, Err(ArchiveError::ToldToStop));
+    assert_eq!(disk.contents(), before);
+    disk.set_room(Some(disk.bytes_used() + 10));
+    archive(&disk, &folder(), Position::FIRST, ID, &mut |_| true).unwrap_err();
+    assert_eq!(disk.contents(), before);
+}
+
+#[test]
+fn a_damaged_segment_is_not_archived() {
+    let (mut contents, _) = sample(false);
+    let (path, bytes) = contents.iter_mut().next().unwrap();
+    bytes[80] ^= 1;
+    let path = path.clone();
+    let disk = SimDisk::with_contents(&contents);
+    match archive(&disk, &folder(), Position::FIRST, ID, &mut |_| true) {
+        Err(ArchiveError::File(FileError::Corrupt(corruption))) => {
+            assert_eq!((corruption.file, corruption.offset), (path, 48));
+        }
+        other => panic!("{other:?}"),
+    }
+    assert_eq!(disk.contents(), contents);
+}
+
+#[test]
+fn a_journal_whose_last_segment_is_archived_has_lost_one() {
+    let (mut contents, written) = sample_of(false, true);
+    let last = contents.keys().last().unwrap().clone();
+    contents.remove(&last);
+    let (file, ..) = read_damaged(&contents, &written).unwrap_err();
+    assert_eq!(&file, contents.keys().last().unwrap());
+}
+
+#[test]
+fn an_archived_segments_bytes_are_what_they_always_were() {
+    let disk = SimDisk::new(1);
+    let mut opened = start(&disk).unwrap();
+    let entries = [b"\0\0\0\x05first".to_vec(), b"\0\0\0\x06second".to_vec()];
+    commit(&mut opened, &entries).unwrap();
+    // The room ahead would make it no segment that others follow.
+    let path = opened.reader.folder().join(super::segment::segment_name(Position::FIRST));
+    let archived = archive(&disk, &folder(), Position::FIRST, ID, &mut |_| true).unwrap();
+    assert!(disk.open(&path).is_err());
+    let bytes = disk.contents().into_values().next().unwrap();
+    assert_eq!(bytes.len() as u64, archived.bytes_after);
+    let expected = [
+        &b"csignlog\0\x02\0\0\x00\x02\x40\x60a journal's id..\0\0\0\0\0\0\0\x01\0\0\0\0"[..],
+        &ARCHIVED_HEADER_CRC,
+        // Length, position, count.
+        b"PACK\0\0\0\x19\0\0\0\0\0\0\0\x01\0\0\0\x02",
+        &PACKED_CRCS,
+        // Unpacked length; a token of 19 literals and no match.
+        b"\0\0\0\x13\xf0\x04\0\0\0\x05first\0\0\0\x06second",
+    ];
+    assert_eq!(bytes, expected.concat());
+}
+
+// Worked out by another program than this.
+const ARCHIVED_HEADER_CRC: [u8; 4] = [0xb2, 0xff, 0x5e, 0xd5];
+const PACKED_CRCS: [u8; 8] = [0x91, 0x07, 0xfd, 0x54, 0x70, 0x60, 0xbd, 0x21];
+
 mod any_bytes {
     use proptest::collection::vec;
     use proptest::prelude::*;
 
     use super::*;
-    use crate::log::journal::segment::{Found, SegmentReader, segment_name};
+    use crate::log::journal::archive::unpack;
+    use crate::log::journal::segment::{Found, SegmentReader, name_as, segment_name};
     use crate::log::journal::tail::judge;
 
     /// Reads a segment to where it can be read, and judges what is there.
     fn read_segment(bytes: Vec<u8>) {
-        let path = folder().join(segment_name(Position::FIRST));
+        read_segment_at(folder().join(segment_name(Position::FIRST)), bytes);
+    }
+
+    fn read_segment_at(path: PathBuf, bytes: Vec<u8>) {
         let disk = SimDisk::with_contents(&BTreeMap::from([(path, bytes)]));
         let Ok(mut reader) = SegmentReader::open(&disk, &folder(), Position::FIRST, None) else { return };
         let ended = loop {
@@ -494,6 +690,19 @@ mod any_bytes {
             let contents = sample(false).0;
             let header = &contents.values().next().unwrap()[..48];
             read_segment([header, &bytes].concat());
+        }
+
+        #[test]
+        fn behind_the_header_of_an_archived_segment_make_nothing_panic(bytes in vec(any::<u8>(), 0..2000)) {
+            let contents = sample_of(false, true).0;
+            let header = &contents.values().next().unwrap()[..48];
+            let path = folder().join(name_as(Position::FIRST, Form::Archived));
+            read_segment_at(path, [header, &bytes].concat());
+        }
+
+        #[test]
+        fn as_a_packed_body_make_nothing_panic(bytes in vec(any::<u8>(), 0..2000)) {
+            let _ = unpack(&bytes, &mut Vec::new());
         }
 
         #[test]

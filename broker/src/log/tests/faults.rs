@@ -8,7 +8,6 @@ use tokio::sync::Mutex;
 
 use super::super::journal::disk::Disk;
 use super::super::journal::sim::{Dice, PowerCut, SimDisk, Trouble};
-use super::super::store::Store;
 use super::*;
 
 fn open_on(folder: &Path, disk: &SimDisk) -> Result<LocalLog, StartError> {
@@ -74,9 +73,10 @@ async fn a_log_that_was_stopped_by_a_fault_starts_again_with_all_that_was_acknow
 async fn no_power_cut_under_load_takes_what_was_acknowledged() {
     let rounds = std::env::var("LOG_TEST_ROUNDS").ok().and_then(|rounds| rounds.parse().ok()).unwrap_or(20);
     let (folder, disk, mut dice) = (tempfile::tempdir().unwrap(), SimDisk::new(3), Dice(3));
+    let mut archived = 0;
     for round in 0..rounds {
         let log = Arc::new(open_on(folder.path(), &disk).unwrap());
-        disk.trouble(Some(Trouble::PowerCutAt(dice.roll(150))));
+        disk.trouble(Some(Trouble::PowerCutAt(dice.roll(600))));
         let acknowledged = Arc::new(Mutex::new(Vec::new()));
         let tasks = (0..16).map(|task| {
             let (log, acknowledged) = (Arc::clone(&log), Arc::clone(&acknowledged));
@@ -99,8 +99,27 @@ async fn no_power_cut_under_load_takes_what_was_acknowledged() {
                 }
             })
         });
-        let ended = join_all(tasks.collect::<Vec<_>>());
-        within_a_while(ended).await.into_iter().for_each(Result::unwrap);
+        let tasks = tasks.collect::<Vec<_>>();
+        let archiving = tokio::spawn({
+            let log = Arc::clone(&log);
+            async move {
+                let mut archived = 0;
+                loop {
+                    for step in log.archive(u64::MAX).collect::<Vec<_>>().await {
+                        match step {
+                            Ok(ArchiveStep::Done(report)) => {
+                                assert_eq!(report.damaged, []);
+                                archived += report.archived.len();
+                            }
+                            Ok(_) => {}
+                            Err(_) => return archived,
+                        }
+                    }
+                }
+            }
+        });
+        within_a_while(join_all(tasks)).await.into_iter().for_each(Result::unwrap);
+        archived += within_a_while(archiving).await.unwrap();
         log.close().await;
         drop(log);
         disk.power_cut(match dice.roll(3) {
@@ -117,6 +136,7 @@ async fn no_power_cut_under_load_takes_what_was_acknowledged() {
         assert_eq!(read as u64, log.head().map_or(0, Position::number));
         log.close().await;
     }
+    assert!(archived > 0, "no segment was archived among the cuts");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -242,7 +262,7 @@ async fn a_group_that_the_store_loses_while_the_log_runs_is_put_there_again() {
     check(&log, 300).await;
     log.close().await;
     drop(log);
-    let store = Store::open(&folder.path().join("store"), 1024 * 1024, ID).unwrap();
+    let store = open_store(folder.path()).unwrap();
     assert!(store.group(Position::new(65).unwrap()).unwrap().is_some());
 }
 

@@ -1,6 +1,8 @@
 //! The local log when something is wrong.
 
+mod aging;
 mod faults;
+mod measure;
 mod mending;
 mod starting;
 
@@ -11,7 +13,8 @@ use bytes::Bytes;
 use futures::StreamExt;
 
 use super::local::JOURNAL_FOLDER;
-use super::store::SLED_SEGMENT_BYTES;
+use super::part::{SLED_SEGMENT_BYTES, StoreError};
+use super::store::{self, Store, StoreLimits};
 use super::*;
 
 const ID: [u8; 16] = *b"the journal's id";
@@ -63,6 +66,35 @@ async fn check(log: &LocalLog, up_to: u64) {
     }
 }
 
+/// Archives what there is to archive, as of this moment. Entries that `fill` makes tell their position as the time.
+async fn archive(log: &LocalLog, recorded_before_ms: u64) -> ArchiveReport {
+    let mut steps = log.archive(recorded_before_ms);
+    let mut last = None;
+    while let Some(step) = steps.next().await {
+        last = Some(step.unwrap());
+    }
+    match last {
+        Some(ArchiveStep::Done(report)) => report,
+        other => panic!("{other:?}"),
+    }
+}
+
+/// Waits until the store has all whole groups.
+async fn stored(log: &LocalLog) {
+    let group = store_group_entries();
+    let whole = log.head().map_or(0, Position::number) / group * group;
+    let all = async {
+        while log.sources().recent.stored() < Position::new(whole) {
+            tokio::task::yield_now().await;
+        }
+    };
+    tokio::time::timeout(std::time::Duration::from_secs(20), all).await.unwrap();
+}
+
+fn store_group_entries() -> u64 {
+    super::part::GROUP_ENTRIES as u64
+}
+
 /// A closed log with so many entries.
 async fn closed_log(up_to: u64) -> tempfile::TempDir {
     let folder = tempfile::tempdir().unwrap();
@@ -72,9 +104,19 @@ async fn closed_log(up_to: u64) -> tempfile::TempDir {
     folder
 }
 
+/// The folder of the store's only part.
+fn part_folder(folder: &Path) -> std::path::PathBuf {
+    folder.join("store").join(store::name(Position::FIRST))
+}
+
+fn open_store(folder: &Path) -> Result<Store, StoreError> {
+    let limits = StoreLimits { cache_bytes: 1024 * 1024, entries: 1_000_000 };
+    Store::open(&folder.join("store"), limits, ID, Position::FIRST)
+}
+
 /// The store's tree of entries, to do it harm.
 fn entries_in_sled(folder: &Path) -> sled::Tree {
-    let config = sled::Config::new().path(folder.join("store")).segment_size(SLED_SEGMENT_BYTES);
+    let config = sled::Config::new().path(part_folder(folder)).segment_size(SLED_SEGMENT_BYTES);
     // sled's threads let go of its lock some time after the log has closed.
     let opened = (0..400).find_map(|_| {
         std::thread::sleep(std::time::Duration::from_millis(10));

@@ -5,16 +5,16 @@ use std::os::unix::fs::PermissionsExt;
 
 use super::super::heads::Heads;
 use super::super::journal::disk::OsDisk;
+use super::super::part;
 use super::super::snapshots::{HEADS, Snapshots};
-use super::super::store::{self, Store};
 use super::*;
 
-const GROUP_ENTRIES: u64 = store::GROUP_ENTRIES as u64;
+const GROUP_ENTRIES: u64 = part::GROUP_ENTRIES as u64;
 const ENTRIES: u64 = 6 * GROUP_ENTRIES + 7;
 
 /// The groups that the store in this folder has.
 fn groups(folder: &Path) -> Vec<u64> {
-    let store = Store::open(&folder.join("store"), 1024 * 1024, ID).unwrap();
+    let store = open_store(folder).unwrap();
     let all = (0..ENTRIES / GROUP_ENTRIES).map(|group| group * GROUP_ENTRIES + 1);
     all.filter(|group| store.group(Position::new(*group).unwrap()).unwrap().is_some()).collect()
 }
@@ -64,13 +64,18 @@ async fn everything_but_the_journal_can_be_deleted() {
     }
 }
 
+fn part(store: &Path) -> std::path::PathBuf {
+    store.join(store::name(Position::FIRST))
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_store_of_garbage_is_made_anew() {
-    let damages: [fn(&Path); 4] = [
-        |store| fs::write(store.join("db"), vec![0xa5; 700_000]).unwrap(),
-        |store| fs::write(store.join("conf"), "no configuration of sled").unwrap(),
+    let damages: [fn(&Path); 5] = [
+        |store| fs::write(part(store).join("db"), vec![0xa5; 700_000]).unwrap(),
+        |store| fs::write(part(store).join("conf"), "no configuration of sled").unwrap(),
+        |store| fs::rename(part(store), store.join("something else")).unwrap(),
         |store| {
-            for file in fs::read_dir(store).unwrap() {
+            for file in fs::read_dir(part(store)).unwrap() {
                 let path = file.unwrap().path();
                 if path.is_file() {
                     fs::write(path, b"something else").unwrap();
@@ -92,7 +97,7 @@ async fn a_store_of_garbage_is_made_anew() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_half_made_snapshot_of_sleds_own_is_removed_before_sled_sees_it() {
     let folder = closed_log(ENTRIES).await;
-    let unfinished = folder.path().join("store/snap.00000000FFFFFFFF.generating");
+    let unfinished = part_folder(folder.path()).join("snap.00000000FFFFFFFF.generating");
     fs::write(&unfinished, b"half").unwrap();
     opens_whole(folder.path()).await;
     assert!(!unfinished.exists() && !is_set_aside(folder.path()));
@@ -110,7 +115,7 @@ async fn a_store_with_a_gap_is_made_anew() {
 async fn a_store_that_says_something_else_than_the_journal_is_made_anew() {
     let folder = closed_log(ENTRIES).await;
     {
-        let store = Store::open(&folder.path().join("store"), 1024 * 1024, ID).unwrap();
+        let store = open_store(folder.path()).unwrap();
         let other = store.group(Position::new(65).unwrap()).unwrap().unwrap();
         store.put_group(Position::new(129).unwrap(), &other).unwrap();
     }

@@ -116,7 +116,7 @@ impl EventLog for StagedLog {
             let next = tokio::select! {
                 biased;
                 true = async { unfollowed.wait_for(|unfollowed| *unfollowed).await.is_ok() } => {
-                    Some(Err(ReadError::Archived { position: Position::FIRST }))
+                    Some(Err(ReadError::Missing { position: Position::FIRST }))
                 }
                 next = entries.next() => next,
             };
