@@ -8,6 +8,7 @@ use std::{
 };
 
 use countersign_domain::Timestamp;
+use rustix::time::{ClockId, clock_gettime};
 
 /// Tells the time.
 pub trait Clock: Debug + Send + Sync + 'static {
@@ -40,6 +41,27 @@ impl Stopwatch {
     pub fn elapsed(self) -> Duration {
         self.0.elapsed()
     }
+}
+
+/// The CPU time that this process uses from a moment on, on all cores together.
+#[derive(Debug, Clone, Copy)]
+pub struct CpuWatch(Duration);
+
+impl CpuWatch {
+    /// From now on.
+    pub fn start() -> Self {
+        Self(cpu_time())
+    }
+
+    /// What was used.
+    pub fn used(self) -> Duration {
+        cpu_time().saturating_sub(self.0)
+    }
+}
+
+fn cpu_time() -> Duration {
+    let used = clock_gettime(ClockId::ProcessCPUTime);
+    Duration::new(u64::try_from(used.tv_sec).unwrap_or(0), u32::try_from(used.tv_nsec).unwrap_or(0))
 }
 
 /// A clock that tests set.

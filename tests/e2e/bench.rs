@@ -35,7 +35,14 @@ fn the_ceiling_is_measured_beside_the_broker_in_one_run() -> Result<()> {
     }
     let figures = json(&file)?;
     let positive = |figure: &Value| assert!(figure.as_f64() > Some(0.0), "{figures}");
-    for ratio in ["cpu_per_approval", "append_1", "append_64", "append_1024"] {
+    for ratio in [
+        "cpu_per_approval",
+        "append_1",
+        "append_64",
+        "append_1024",
+        "outcome_p50_flushes",
+        "outcome_p99_flushes",
+    ] {
         positive(&figures["ratios"][ratio]);
     }
     let round = &figures["rounds"][0];

@@ -2,10 +2,11 @@
 //! away at once, while that is cheap: else everybody would wait for longer and longer, and what is done in the end would
 //! be of use to nobody. What has been let in (a phone's answer, a login that waits) is never sent away here.
 //!
-//! How much it can do is not configured but seen: a task that asks to be woken after a few milliseconds is woken late
-//! when there is more to do than is done. If even the shortest of the delays of an interval is long, work piles up, and
-//! fewer are let in; else more. (The shortest, not the mean, tells a queue that stands from one that comes and goes:
-//! Nichols and Jacobson, "Controlling Queue Delay", 2012. By how much: additive increase, multiplicative decrease.)
+//! How much it can do is not configured but seen: a task stands in the broker's own queue every few milliseconds, and
+//! sees how much work is done before its turn. If even the least of an interval is much, work piles up, and fewer are let
+//! in; else more. (The least, not the mean, tells a queue that stands from one that comes and goes: Nichols and Jacobson,
+//! "Controlling Queue Delay", 2012. By how much: additive increase, multiplicative decrease.) What is counted is the
+//! broker's own CPU time: a machine that gives it little makes it slow, and to send people away would not help.
 
 use std::{
     sync::{
@@ -15,15 +16,16 @@ use std::{
     time::Duration,
 };
 
+use tokio::runtime::Handle;
 use tokio_util::sync::CancellationToken;
 
-use crate::clock::Stopwatch;
+use crate::clock::{CpuWatch, Stopwatch};
 
-/// How soon the task asks to be woken.
+/// How often the task stands in the queue.
 const NAP: Duration = Duration::from_millis(5);
-/// Delays are looked at together.
+/// Turns are looked at together.
 const INTERVAL: Duration = Duration::from_millis(100);
-/// Work piles up when nobody was woken sooner than this in an interval.
+/// Work piles up when, before each turn of an interval, every core has worked for longer than this.
 const DELAY_MAX: Duration = Duration::from_millis(5);
 /// Who is sent away should come again no sooner.
 pub const AGAIN_AFTER: Duration = Duration::from_secs(1);
@@ -65,30 +67,32 @@ impl Admission {
         if before % ALL + admitted >= ALL { Ok(()) } else { Err(Shed) }
     }
 
-    /// Looks how long the broker's tasks wait for their turn, until it stops.
+    /// Looks how much there is to do before one has one's turn, until the broker stops.
     pub async fn watch(self: Arc<Self>, stopping: CancellationToken) {
+        let cores = Handle::current().metrics().num_workers();
+        let cores = u32::try_from(cores).unwrap_or(u32::MAX).max(1);
         while !stopping.is_cancelled() {
-            let (interval, mut shortest) = (Stopwatch::start(), Duration::MAX);
+            let (interval, mut least) = (Stopwatch::start(), Duration::MAX);
             while interval.elapsed() < INTERVAL {
-                let nap = Stopwatch::start();
                 tokio::time::sleep(NAP).await;
-                // Who has just been woken is let go first. Behind all who wait for their turn is where others stand, too.
+                // Who has just been woken is let go first. From here on it stands behind all who wait for their turn.
+                let work = CpuWatch::start();
                 tokio::task::yield_now().await;
-                shortest = shortest.min(nap.elapsed().saturating_sub(NAP));
+                least = least.min(work.used() / cores);
             }
-            self.seen(shortest);
+            self.seen(least);
         }
     }
 
-    /// Nobody was woken sooner than this in an interval.
-    fn seen(&self, shortest_delay: Duration) {
+    /// Before each turn of an interval there was at least so much to do.
+    fn seen(&self, least: Duration) {
         let before = self.admitted.load(Ordering::Relaxed);
-        let piles_up = shortest_delay > DELAY_MAX;
+        let piles_up = least > DELAY_MAX;
         let after = if piles_up { (before - before / 8).max(LEAST) } else { (before + MORE).min(ALL) };
         self.admitted.store(after, Ordering::Relaxed);
         if piles_up && before == ALL {
             tracing::warn!(
-                delay_ms = shortest_delay.as_millis(),
+                waits_ms = least.as_millis(),
                 "more is asked for than this machine can do: some requests for approvals are sent away (OVERLOADED)"
             );
         } else if before < ALL && after == ALL {
@@ -110,7 +114,7 @@ mod tests {
         let admission = Admission::default();
         assert_eq!(let_in(&admission, 1_000), 1_000);
         admission.seen(DELAY_MAX);
-        assert_eq!(let_in(&admission, 1_000), 1_000, "a delay that comes and goes");
+        assert_eq!(let_in(&admission, 1_000), 1_000, "not more than may be");
         admission.seen(DELAY_MAX * 2);
         assert!((870..=880).contains(&let_in(&admission, 1_000)));
         (0..5).for_each(|_| admission.seen(DELAY_MAX * 2));

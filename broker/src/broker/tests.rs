@@ -62,7 +62,7 @@ async fn a_log_that_cannot_be_followed_ends_the_broker_with_the_reason() {
         matches!(ended, Ended::Unfollowed(ReadError::Missing { position: Position::FIRST })),
         "{ended:?}"
     );
-    assert!(ended.to_string().contains("position 1 is not kept at hand"), "{ended}");
+    assert!(ended.to_string().contains("the journal does not reach back to position 1"), "{ended}");
     soon(broker.stop()).await;
 }
 

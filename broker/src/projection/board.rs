@@ -37,6 +37,8 @@ struct Story<P> {
     claimed: Vec<P>,
     /// It is live, whether or not anybody waits: its steps are kept until its end.
     begun: bool,
+    /// When the last answer came that was good.
+    answered: Option<Stopwatch>,
     /// How long ago it ended.
     ended: Option<Stopwatch>,
     /// So many have a seat here.
@@ -175,7 +177,14 @@ impl<K: Copy + Eq + Hash, P> Deref for Seat<K, P> {
 
 impl<P> Default for Place<P> {
     fn default() -> Self {
-        let story = Story { steps: Vec::new(), claimed: Vec::new(), begun: false, ended: None, seats: 0 };
+        let story = Story {
+            steps: Vec::new(),
+            claimed: Vec::new(),
+            begun: false,
+            answered: None,
+            ended: None,
+            seats: 0,
+        };
         Self { story: Mutex::new(story), changed: Notify::new() }
     }
 }
@@ -225,6 +234,16 @@ impl<P> Place<P> {
         P: Clone,
     {
         self.story().steps.clone()
+    }
+
+    /// An answer that came then is good, and about to end it, unless something else does first.
+    pub fn answer_came(&self, then: Stopwatch) {
+        self.story().answered = Some(then);
+    }
+
+    /// How long ago such an answer came.
+    pub fn answered_ago(&self) -> Option<Duration> {
+        self.story().answered.map(Stopwatch::elapsed)
     }
 
     /// How long ago it ended, if it has.

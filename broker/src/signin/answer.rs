@@ -168,17 +168,20 @@ impl SignIn {
             traces::of_found(|| v1::Answer::decode(&*envelope.payload).ok()?.approval_id.parse().ok());
         let span =
             trace.step(|| info_span!(target: STORY, "answer", otel.kind = "server", result = field::Empty));
-        let answered = self.answer_approval(envelope).instrument(span.clone()).await;
+        let answered = self.answer_approval(envelope, came).instrument(span.clone()).await;
         let counted_as = counted_as(&answered);
         span.record("result", labels::text(counted_as));
         metrics().answered(counted_as, came.elapsed());
         answered
     }
 
-    async fn answer_approval(&self, envelope: &v1::Envelope) -> Result<Outcome, Error> {
+    async fn answer_approval(&self, envelope: &v1::Envelope, came: Stopwatch) -> Result<Outcome, Error> {
         let id = claimed_authenticator(envelope)?.account();
         let account = self.account_of(envelope).await?;
         let answer = VerifiedAnswer::verify(&account, self.keys.broker_id(), envelope)?;
+        if let Some(place) = self.models.approvals.find(answer.approval()) {
+            place.answer_came(came);
+        }
         let decided =
             self.accounts.decide(id, |_, _| Ok::<_, Error>(Command::SubmitAnswer(answer.clone()))).await?;
         let ending = decided.state.approval(answer.approval()).and_then(|one| one.ending.clone());

@@ -158,6 +158,9 @@ impl SignIn {
                     if let Some(ago) = place.ended_ago() {
                         metrics().story.outcome_told_duration.took((), ago);
                     }
+                    if let Some(ago) = place.answered_ago() {
+                        metrics().story.answer_to_outcome_duration.took((), ago);
+                    }
                     Some((ended, None))
                 }
             }

@@ -7,6 +7,7 @@ use serde::Serialize;
 use super::{
     BenchError,
     calls::{BareServer, Calls},
+    inside::Buckets,
     parts::{Appends, Keys, Parts, Pushes},
     whole::{self, Whole},
 };
@@ -28,6 +29,9 @@ const SEALS: f64 = 3.0;
 
 /// Bare pushes go to so many phones in turn.
 const TARGETS: usize = 100;
+
+/// The broker's own name for it.
+const ANSWER_TO_OUTCOME: &str = "countersign_answer_to_outcome_duration_seconds";
 
 /// How much is measured.
 #[derive(Clone, Copy, Debug)]
@@ -51,8 +55,22 @@ pub struct Ceiling {
     pub ratios: Ratios,
     /// Each round by itself.
     pub rounds: Vec<Round>,
-    /// Whole approvals at half of the highest rate, in open loop.
-    pub half: Whole,
+    /// At half of the highest rate.
+    pub half: Half,
+}
+
+/// Approvals in open loop, at a rate that the broker can bear.
+#[derive(Debug, Serialize)]
+pub struct Half {
+    /// As logins saw them.
+    #[serde(flatten)]
+    pub whole: Whole,
+    /// One durable flush of a record to a plain file, in microseconds: the mean, right after.
+    pub flush_us: f64,
+    /// Inside the broker, from an answer's arrival to the outcome on the login's stream, in microseconds: the middle one.
+    pub outcome_p50_us: f64,
+    /// The same, of 99 in 100.
+    pub outcome_p99_us: f64,
 }
 
 /// Everything once, one after the other.
@@ -81,6 +99,10 @@ pub struct Ratios {
     pub append_64: f64,
     /// 1,024 waiting.
     pub append_1024: f64,
+    /// From an answer's arrival to the outcome on the login's stream at half of the highest rate, in durable flushes.
+    pub outcome_p50_flushes: f64,
+    /// The same, of 99 in 100.
+    pub outcome_p99_flushes: f64,
 }
 
 /// Measures. `step` is told what is going on.
@@ -114,8 +136,17 @@ pub async fn measure(plan: &Plan, program: &Path, step: impl Fn(&str)) -> Result
     }
     step("whole approvals at half of the highest rate");
     let rate = middle(rounds.iter().map(|round| round.whole.per_second));
-    let half = whole::measure(&mut stage, &people, plan.approvals, Pace::Rate(rate / 2.0)).await?;
-    Ok(Ceiling { ratios: Ratios::of(&rounds), rounds, half })
+    let metrics = stage.metrics().unwrap_or_default();
+    let before = Buckets::read(&metrics, ANSWER_TO_OUTCOME).await?;
+    let whole = whole::measure(&mut stage, &people, plan.approvals, Pace::Rate(rate / 2.0)).await?;
+    let inside = Buckets::read(&metrics, ANSWER_TO_OUTCOME).await?.since(&before);
+    step("one durable flush");
+    let flush = parts.appends(&disk, plan.round).await?;
+    let flush_us =
+        flush.iter().find(|one| one.waiting == 1).map_or(f64::NAN, |one| 1e6 / one.bare_per_second);
+    let half =
+        Half { whole, flush_us, outcome_p50_us: inside.quantile(0.5), outcome_p99_us: inside.quantile(0.99) };
+    Ok(Ceiling { ratios: Ratios::of(&rounds, &half), rounds, half })
 }
 
 /// Phones that are only pushed to.
@@ -148,13 +179,15 @@ impl Round {
 }
 
 impl Ratios {
-    fn of(rounds: &[Round]) -> Self {
+    fn of(rounds: &[Round], half: &Half) -> Self {
         let append = |waiting| middle(rounds.iter().filter_map(|round| Some(round.append(waiting)?.ratio)));
         Self {
             cpu_per_approval: middle(rounds.iter().map(|round| round.whole.cpu_us / round.parts_us())),
             append_1: append(1),
             append_64: append(64),
             append_1024: append(1_024),
+            outcome_p50_flushes: half.outcome_p50_us / half.flush_us,
+            outcome_p99_flushes: half.outcome_p99_us / half.flush_us,
         }
     }
 }
@@ -198,6 +231,18 @@ impl fmt::Display for Ceiling {
                 of(&|one| one.log_per_second),
                 of(&|one| one.ratio)
             )?;
+        }
+        let (half, ratios) = (&self.half, &self.ratios);
+        writeln!(
+            f,
+            "\nanswer to outcome, inside the broker, at {:.0} approvals a second",
+            half.whole.per_second
+        )?;
+        for (part, us, flushes) in [
+            ("p50", half.outcome_p50_us, ratios.outcome_p50_flushes),
+            ("p99", half.outcome_p99_us, ratios.outcome_p99_flushes),
+        ] {
+            writeln!(f, "  {part}     {us:>8.0} µs, {flushes:>5.2} flushes of {:.0} µs", half.flush_us)?;
         }
         writeln!(f, "\nwhole approvals a second     {:>8.0}", of(&|round| round.whole.per_second))?;
         writeln!(f, "bare calls a second          {:>8.0}", of(&|round| round.calls.per_second))?;

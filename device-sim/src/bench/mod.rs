@@ -7,6 +7,7 @@
 
 pub mod calls;
 pub mod ceiling;
+mod inside;
 pub mod overload;
 pub mod parts;
 pub mod waiting;
@@ -36,6 +37,9 @@ pub enum BenchError {
         /// Where.
         source: serde_json::Error,
     },
+    /// The broker's metrics.
+    #[error("the broker's metrics cannot be read: {0}")]
+    Metrics(String),
     /// A figure of approvals that went wrong is none.
     #[error("{count} of the approvals went wrong, the first: {first}")]
     Mismatches {

@@ -37,6 +37,7 @@ pub(super) struct Broker {
     program: PathBuf,
     folder: PathBuf,
     address: String,
+    metrics: String,
     limits: Vec<(&'static str, String)>,
     child: Option<Child>,
     /// Of processes that have ended.
@@ -60,10 +61,12 @@ impl Broker {
         let text = fs::read_to_string(&file).map_err(StageError::io("read the configuration"))?;
         fs::write(&file, format!("{text}\n{more}")).map_err(StageError::io("write the configuration"))?;
         let (program, folder) = (program.to_owned(), folder.to_owned());
+        let metrics = format!("127.0.0.1:{}", free_port().map_err(StageError::io("find a free port"))?);
         Ok(Self {
             program,
             folder,
             address: format!("http://{address}"),
+            metrics,
             limits: Vec::new(),
             child: None,
             before: Usage::default(),
@@ -72,6 +75,11 @@ impl Broker {
 
     pub(super) fn address(&self) -> &str {
         &self.address
+    }
+
+    /// Where Prometheus would ask.
+    pub(super) fn metrics(&self) -> String {
+        format!("http://{}/metrics", self.metrics)
     }
 
     pub(super) fn config_file(&self) -> PathBuf {
@@ -99,6 +107,7 @@ impl Broker {
             .env("COUNTERSIGN__APPROVALS__WAITING_MAX", "20")
             .env("COUNTERSIGN__APPROVALS__REQUESTS_PER_5_MIN", "1000")
             .env("COUNTERSIGN__TELEMETRY__FILTER", "warn")
+            .env("COUNTERSIGN__METRICS__LISTEN", &self.metrics)
             .envs(self.limits.iter().map(|(key, value)| (key, value)))
             .stdin(Stdio::null())
             .stdout(Stdio::piped())

@@ -133,7 +133,14 @@ async fn one(stage: &Stage, account: String, number: usize) -> Result<(Phone, De
         Service::Apns => PushTarget::Apns(device.target().to_owned()),
         Service::Fcm => PushTarget::Fcm(device.target().to_owned()),
     };
-    let begun = stage.page.begin(&account).await.map_err(|error| failed(error.to_string()))?;
+    let begun = loop {
+        match stage.page.begin(&account).await {
+            Err(refusal) if refusal.code() == tonic::Code::ResourceExhausted && refusal.retry_helps() => {
+                tokio::time::sleep(refusal.retry_after().unwrap_or(BETWEEN_TRIES)).await;
+            }
+            begun => break begun.map_err(|error| failed(error.to_string()))?,
+        }
+    };
     let invitation = Invitation::scanned(&begun.uri).map_err(|error| failed(error.to_string()))?;
     let new = NewPhone::new("phone", target, algorithm);
     let (phone, trial) = new

@@ -185,6 +185,11 @@ impl Stage {
         &self.config_file
     }
 
+    /// Where the broker tells its metrics, if it is ours.
+    pub fn metrics(&self) -> Option<String> {
+        self.broker.as_ref().map(Broker::metrics)
+    }
+
     /// Whether the broker is one that this program has started.
     pub fn is_ours(&self) -> bool {
         self.broker.is_some()

@@ -258,6 +258,8 @@ label! {
         IssueCredential = "countersign.v1.Administration/IssueCredential",
         RevokeCredential = "countersign.v1.Administration/RevokeCredential",
         ReadLog = "countersign.v1.Administration/ReadLog",
+        ArchiveLog = "countersign.v1.Administration/ArchiveLog",
+        ReloadTls = "countersign.v1.Administration/ReloadTls",
         HealthCheck = "grpc.health.v1.Health/Check",
         HealthWatch = "grpc.health.v1.Health/Watch",
         Other = "other",

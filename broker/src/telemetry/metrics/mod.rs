@@ -17,7 +17,7 @@ use prometheus_client::{
 };
 
 use self::{
-    cells::{Counter, Gauge, Histogram, OF_A_BATCH, OF_A_MACHINE, OF_A_PERSON},
+    cells::{Counter, Gauge, Histogram, OF_A_BATCH, OF_A_FLUSH, OF_A_MACHINE, OF_A_PERSON},
     labels::{
         Answered, Appended, Attempted, Code, Enrolled, Enrolling, Exported, Listener, Method, NotQueued,
         Outcome, Progress, Pushed, Rejected, Remembered, Renewed, Requested, Revoker, Runs, Service,
@@ -75,6 +75,8 @@ group! {
         answer_duration: Histogram = "answer_duration_seconds" by Histogram::of_durations(OF_A_MACHINE);
         /// From the moment at which the follower read an outcome to the waiting login's stream.
         outcome_told_duration: Histogram = "outcome_told_duration_seconds" by Histogram::of_durations(OF_A_MACHINE);
+        /// From an answer's arrival to the outcome on the waiting login's stream.
+        answer_to_outcome_duration: Histogram = "answer_to_outcome_duration_seconds" by Histogram::of_durations(OF_A_FLUSH);
         /// Streams on which logins wait for the outcome of an approval.
         logins_waiting: Gauge = "logins_waiting" by Gauge::new();
         /// Steps of pushes that pages were told.
