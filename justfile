@@ -24,6 +24,10 @@ check:
 crash rounds="300" mode="power":
     tests/crash --rounds {{rounds}} --mode {{mode}}
 
+# Broker, phones and logins on a simulated network
+simulate seeds="2000" from="0":
+    tests/simulate --seeds {{seeds}} --from {{from}}
+
 # The documentation of all crates
 doc:
     RUSTDOCFLAGS="-D warnings" cargo doc --workspace --no-deps --open

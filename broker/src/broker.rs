@@ -6,7 +6,7 @@ pub mod setup;
 
 use std::{collections::HashMap, convert::Infallible, sync::Arc, time::Duration};
 
-use countersign_domain::account::Effect;
+use countersign_domain::{AccountId, account::Effect};
 use tokio::{
     sync::mpsc,
     task::{AbortHandle, Id, JoinSet, unconstrained},
@@ -15,7 +15,6 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     api::{
-        admission::Admission,
         auth::Authenticator,
         grpc::{Administration, Services},
         http::metrics_router,
@@ -36,8 +35,8 @@ use crate::{
     push::{self, Pusher},
     signin::{
         SignIn,
-        dispatch::{Dispatcher, Reports},
-        expiry,
+        dispatch::{Dispatcher, Push, Reports},
+        expiry::{self, Alarm},
     },
     telemetry::metrics::labels::Listener,
 };
@@ -69,7 +68,7 @@ pub struct Foundations {
 pub struct Broker {
     stopping: CancellationToken,
     log: Arc<dyn EventLog>,
-    pusher: Arc<Pusher<crate::signin::dispatch::Push>>,
+    pusher: Arc<Pusher<Push>>,
     servers: Tasks<Infallible>,
     workers: Tasks<ReadError>,
     follower: AbortHandle,
@@ -77,6 +76,39 @@ pub struct Broker {
     tls: AllTls,
     /// The public address, with the port that was chosen where the configuration leaves it open.
     pub public: std::net::SocketAddr,
+}
+
+/// A broker without its doors: the services that callers reach through them, and the work that goes on behind. What a
+/// simulation runs, too, with doors of its own.
+#[derive(Debug)]
+pub struct Assembled {
+    /// For login servers, phones and enrolling pages.
+    pub services: Services,
+    /// For operators.
+    pub administration: Administration,
+    /// The accounts as the services see them.
+    pub accounts: Arc<Decider<AccountCodec>>,
+    /// What follows the log.
+    pub work: Work,
+}
+
+/// The tasks of a broker that nobody has called yet.
+#[derive(Debug)]
+pub struct Work {
+    follower: Follower,
+    dispatcher: Dispatcher,
+    to_do: mpsc::Receiver<(AccountId, Effect)>,
+    told: mpsc::UnboundedReceiver<(Push, push::Outcome)>,
+    due: mpsc::Receiver<Alarm>,
+    sign_in: SignIn,
+    pusher: Arc<Pusher<Push>>,
+}
+
+/// The tasks of a broker, at work. They end when this is dropped.
+#[derive(Debug)]
+pub struct Workers {
+    tasks: Tasks<ReadError>,
+    follower: AbortHandle,
 }
 
 /// Why the broker does not start.
@@ -130,66 +162,13 @@ impl Broker {
     pub async fn start_at(config: &Config, on: Foundations, edge: Edge, ports: Ports) -> Result<Self, Error> {
         let stopping = CancellationToken::new();
         let patience = Duration::from_secs(config.limits.drain_s);
-        let Foundations { log, keys, clock, entropy } = on;
-
-        let accounts = Arc::new(Decider::new(
-            Arc::clone(&log),
-            Arc::clone(&clock),
-            AccountCodec::new(Arc::clone(&keys), Arc::clone(&entropy)),
-            config.limits.cached_accounts,
-        ));
-        let relying_parties = Arc::new(Decider::new(
-            Arc::clone(&log),
-            Arc::clone(&clock),
-            RelyingPartyCodec,
-            RELYING_PARTIES_CACHED.try_into().expect("not zero"),
-        ));
-        let (effects, to_do) = mpsc::channel::<(_, Effect)>(EFFECTS_WAITING_MAX);
-        let (follower, models) = Follower::catch_up(
-            Arc::clone(&log),
-            Arc::clone(&accounts),
-            Arc::clone(&relying_parties),
-            effects,
-        )
-        .await?;
-
-        let sign_in = SignIn::new(
-            accounts,
-            models.clone(),
-            keys,
-            Arc::clone(&entropy),
-            Arc::clone(&clock),
-            config.approvals.policy(),
-            config.limits.live_approvals.get(),
-        );
-        let (reports, told) = Reports::new(sign_in.clone());
-        let pusher = Arc::new(pusher(edge.push, reports, &clock, &entropy));
-        let (expire, due) = mpsc::channel(EFFECTS_WAITING_MAX);
-        let dispatcher = Dispatcher::new(sign_in.clone(), Arc::clone(&pusher), expire, pushes_max(config));
-
-        let admission = Arc::<Admission>::default();
-        let services = Services {
-            enrol: Enrol::new(sign_in.clone(), config.public_url.trim_end_matches('/').to_owned()),
-            authenticator: Authenticator::new(Arc::clone(&relying_parties), Arc::clone(&models.index)),
-            sign_in: sign_in.clone(),
-            admission: Arc::clone(&admission),
-            free_text: config.approvals.free_text,
-            stopping: stopping.clone(),
-        };
         let tls = AllTls::new([&edge.tls, &edge.admin_tls].into_iter().flatten().cloned());
-        let archive_clock = Arc::clone(&clock);
-        let administration = Administration {
-            tls: tls.clone(),
-            relying_parties,
-            index: Arc::clone(&models.index),
-            log: Arc::clone(&log),
-            entropy,
-            clock,
-            issuing: Arc::default(),
-            retention: config.log.retention(),
-            stopping: stopping.clone(),
-        };
-        let look = seen::look(config, &sign_in.models.index, &pusher);
+        let (log, clock) = (Arc::clone(&on.log), Arc::clone(&on.clock));
+        let Assembled { services, administration, work, .. } =
+            Assembled::new(config, on, edge.push, tls.clone(), stopping.clone()).await?;
+        let pusher = Arc::clone(&work.pusher);
+        let look = seen::look(config, &services.sign_in.models.index, &pusher);
+        let admission = Arc::clone(&services.admission);
         // All that can fail has been done before the first caller is let in.
         let limits = config.limits.of_listener();
         let few = listen::Limits { connections: FEW_CONNECTIONS, ..limits };
@@ -208,16 +187,11 @@ impl Broker {
             servers.spawn("the listener of metrics", going_on(server.tcp(metrics, None, patience)));
         }
         servers.spawn("the watch over TLS files", going_on(tls.clone().watch(stopping.clone())));
-        let mut workers = Tasks::default();
-        // Everybody waits for what these two do: they go on as long as there is something to do, and do not stand behind
-        // the thousands that each do a little.
-        let follower = workers.spawn("the follower of the log", unconstrained(follower.run()));
-        workers.spawn("the dispatcher of pushes", going_on(unconstrained(dispatcher.run(to_do, told))));
+        let Workers { tasks: mut workers, follower } = work.begin();
         workers.spawn("the door for new work", going_on(admission.watch(stopping.clone())));
+        let archiver = Archiver::new(Arc::clone(&log), clock, config.log.retention());
         let every = Duration::from_secs(config.log.archive_every_s);
-        let archiver = Archiver::new(Arc::clone(&log), archive_clock, config.log.retention());
         workers.spawn("the archiver of the log", going_on(archiver.run(every)));
-        workers.spawn("the expiry", going_on(expiry::run(sign_in, due, expiry::CONCURRENT_MAX)));
         Ok(Self { stopping, log, pusher, servers, workers, follower, patience, tls, public: address })
     }
 
@@ -250,6 +224,98 @@ impl Broker {
         self.log.close().await;
         // It keeps what it knows. The others end with the broker.
         while !self.follower.is_finished() && self.workers.running.join_next().await.is_some() {}
+    }
+}
+
+impl Assembled {
+    /// Puts the rooms together on these foundations, and takes up what was live. Nobody is let in yet, and nothing is
+    /// pushed: that begins with [`Work::begin`].
+    pub async fn new(
+        config: &Config,
+        on: Foundations,
+        push: Vec<push::Service>,
+        tls: AllTls,
+        stopping: CancellationToken,
+    ) -> Result<Self, decider::Error> {
+        let Foundations { log, keys, clock, entropy } = on;
+        let accounts = Arc::new(Decider::new(
+            Arc::clone(&log),
+            Arc::clone(&clock),
+            AccountCodec::new(Arc::clone(&keys), Arc::clone(&entropy)),
+            config.limits.cached_accounts,
+        ));
+        let relying_parties = Arc::new(Decider::new(
+            Arc::clone(&log),
+            Arc::clone(&clock),
+            RelyingPartyCodec,
+            RELYING_PARTIES_CACHED.try_into().expect("not zero"),
+        ));
+        let (effects, to_do) = mpsc::channel::<(_, Effect)>(EFFECTS_WAITING_MAX);
+        let (follower, models) = Follower::catch_up(
+            Arc::clone(&log),
+            Arc::clone(&accounts),
+            Arc::clone(&relying_parties),
+            effects,
+        )
+        .await?;
+
+        let sign_in = SignIn::new(
+            Arc::clone(&accounts),
+            models.clone(),
+            keys,
+            Arc::clone(&entropy),
+            Arc::clone(&clock),
+            config.approvals.policy(),
+            config.limits.live_approvals.get(),
+        );
+        let (reports, told) = Reports::new(sign_in.clone());
+        let pushes_max = pushes_max(&push);
+        let pusher = Arc::new(pusher(push, reports, &clock, &entropy));
+        let (expire, due) = mpsc::channel(EFFECTS_WAITING_MAX);
+        let dispatcher = Dispatcher::new(sign_in.clone(), Arc::clone(&pusher), expire, pushes_max);
+
+        let services = Services {
+            enrol: Enrol::new(sign_in.clone(), config.public_url.trim_end_matches('/').to_owned()),
+            authenticator: Authenticator::new(Arc::clone(&relying_parties), Arc::clone(&models.index)),
+            sign_in: sign_in.clone(),
+            admission: Arc::default(),
+            free_text: config.approvals.free_text,
+            stopping: stopping.clone(),
+        };
+        let administration = Administration {
+            tls,
+            relying_parties,
+            index: Arc::clone(&models.index),
+            log,
+            entropy,
+            clock,
+            issuing: Arc::default(),
+            retention: config.log.retention(),
+            stopping,
+        };
+        let work = Work { follower, dispatcher, to_do, told, due, sign_in, pusher };
+        Ok(Self { services, administration, accounts, work })
+    }
+}
+
+impl Work {
+    /// Follows the log, pushes and expires from now on.
+    pub fn begin(self) -> Workers {
+        let Self { follower, dispatcher, to_do, told, due, sign_in, .. } = self;
+        let mut tasks = Tasks::default();
+        // Everybody waits for what these two do: they go on as long as there is something to do, and do not stand behind
+        // the thousands that each do a little.
+        let follower = tasks.spawn("the follower of the log", unconstrained(follower.run()));
+        tasks.spawn("the dispatcher of pushes", going_on(unconstrained(dispatcher.run(to_do, told))));
+        tasks.spawn("the expiry", going_on(expiry::run(sign_in, due, expiry::CONCURRENT_MAX)));
+        Workers { tasks, follower }
+    }
+}
+
+impl Workers {
+    /// Waits until one of them does not go on, and says why.
+    pub async fn ended(&mut self) -> Ended {
+        self.tasks.ended().await.unwrap_or_else(Ended::Unfollowed)
     }
 }
 
@@ -293,10 +359,8 @@ async fn going_on<E>(task: impl Future<Output = ()>) -> Result<(), E> {
 }
 
 /// As many pushes as the queues hold, and no more that have left them and are not recorded.
-fn pushes_max(config: &Config) -> usize {
-    let apns = config.push.apns.as_ref().map(|apns| apns.queue.capacity);
-    let fcm = config.push.fcm.as_ref().map(|fcm| fcm.queue.capacity);
-    let capacities = apns.into_iter().chain(fcm).map(|capacity| capacity.get() as usize);
+fn pushes_max(services: &[push::Service]) -> usize {
+    let capacities = services.iter().map(|service| service.queue.capacity.get() as usize);
     // Without a push service there is nothing to push to, and that is what is recorded.
     capacities.fold(0, usize::saturating_add).max(1)
 }
@@ -338,7 +402,7 @@ fn pusher(
     reports: Arc<Reports>,
     clock: &Arc<dyn Clock>,
     entropy: &Arc<dyn Entropy>,
-) -> Pusher<crate::signin::dispatch::Push> {
+) -> Pusher<Push> {
     let (clock, entropy) = (Arc::clone(clock), Arc::clone(entropy));
     let reports: Arc<dyn push::Report<_>> = reports;
     let now: push::Clock = Arc::new(move || clock.now());

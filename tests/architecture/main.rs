@@ -23,7 +23,7 @@ fn workspace() -> PathBuf {
 }
 
 /// What each crate of ours may depend on, of ours.
-const CRATES: [(&str, &[&str]); 6] = [
+const CRATES: [(&str, &[&str]); 8] = [
     ("countersign-proto", &[]),
     ("countersign-envelope", &[]),
     ("countersign-domain", &["countersign-proto", "countersign-envelope"]),
@@ -31,6 +31,9 @@ const CRATES: [(&str, &[&str]); 6] = [
     // A mistake that it shared with the broker would hide itself.
     ("device-sim", &["countersign-proto", "countersign-envelope"]),
     ("crashfs", &[]),
+    ("model", &["countersign-domain", "countersign-proto", "countersign-envelope"]),
+    // It plays phones and logins itself, from the seed alone.
+    ("simulation", &["countersign", "countersign-domain", "countersign-proto", "countersign-envelope"]),
 ];
 
 /// Pure: no I/O, no clock, no randomness, no async.

@@ -263,6 +263,16 @@ impl<A: Answers> Server<A> {
         self.finish(patience).await;
     }
 
+    /// Serves a connection that somebody else has accepted; one for which there is no place is closed.
+    pub fn accepted<S>(&self, stream: S, peer: Peer)
+    where
+        S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    {
+        if let Ok(place) = Arc::clone(&self.connections).try_acquire_owned() {
+            self.serve(stream, peer, self.taken(place, None));
+        }
+    }
+
     async fn place(&self) -> Option<OwnedSemaphorePermit> {
         tokio::select! {
             place = Arc::clone(&self.connections).acquire_owned() => place.ok(),

@@ -12,7 +12,10 @@ use futures::{FutureExt as _, StreamExt as _, stream::FuturesUnordered};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 use tracing::{Span, field, info_span};
 
-use super::{Error, SignIn, expiry::Due};
+use super::{
+    Error, SignIn,
+    expiry::{Alarm, Due},
+};
 use crate::{
     decider::codec::delivery::{Delivery, DeliveryStep, Subject},
     projection::index::{REPLACED_WITHIN, Replacing},
@@ -54,7 +57,7 @@ enum About {
 pub struct Dispatcher {
     sign_in: SignIn,
     pusher: Arc<Pusher<Push>>,
-    expiry: mpsc::Sender<(Timestamp, Due)>,
+    expiry: mpsc::Sender<Alarm>,
     places: Arc<Semaphore>,
 }
 
@@ -93,7 +96,7 @@ impl Dispatcher {
     pub fn new(
         sign_in: SignIn,
         pusher: Arc<Pusher<Push>>,
-        expiry: mpsc::Sender<(Timestamp, Due)>,
+        expiry: mpsc::Sender<Alarm>,
         pushes_max: usize,
     ) -> Self {
         let places = Arc::new(Semaphore::new(pushes_max.min(Semaphore::MAX_PERMITS)));
@@ -144,15 +147,22 @@ impl Dispatcher {
             Effect::PushTrial(id) => self.push_trial(*id).await,
             Effect::ReplaceShown(id, _) => self.replace_shown(*id).await,
             Effect::PushNotice(about) => self.push_notice(account, *about).await,
-            Effect::ExpireApproval(id, at) => {
-                let _ = self.expiry.send((*at, Due::Approval(*id))).await;
-                Ok(())
-            }
-            Effect::ExpireEnrolment(id, at) => {
-                let _ = self.expiry.send((*at, Due::Enrolment(*id))).await;
-                Ok(())
-            }
+            Effect::ExpireApproval(id, at) => self.expire(Due::Approval(*id), *at).await,
+            Effect::ExpireEnrolment(id, at) => self.expire(Due::Enrolment(*id), *at).await,
         }
+    }
+
+    /// When it began, the account says: a clock that has been set back may leave that ahead of it.
+    async fn expire(&self, due: Due, at: Timestamp) -> Result<(), Error> {
+        let begun = match (self.sign_in.accounts.load(due.account()).await, due) {
+            (Ok(account), Due::Approval(id)) => account.approval(id).map(|one| one.requested_at),
+            (Ok(account), Due::Enrolment(id)) => account.enrolment(id).map(|one| one.begun_at),
+            // Its end is written all the same, or tried.
+            (Err(_), _) => None,
+        };
+        let begun = begun.unwrap_or_default();
+        let _ = self.expiry.send(Alarm { due, at, begun }).await;
+        Ok(())
     }
 
     /// To every phone that may answer, and that does not have it already (from before a restart).

@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeSet, time::Duration};
 
-use countersign_domain::{ApprovalId, Command, EnrolmentId, Timestamp, command::Refusal, limits};
+use countersign_domain::{AccountId, ApprovalId, Command, EnrolmentId, Timestamp, command::Refusal};
 use tokio::{sync::mpsc, task::JoinSet};
 use tracing::{Instrument as _, Span, info_span};
 
@@ -30,23 +30,41 @@ pub enum Due {
     Enrolment(EnrolmentId),
 }
 
+/// When something ends by itself.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Alarm {
+    /// What.
+    pub due: Due,
+    /// When its time is over.
+    pub at: Timestamp,
+    /// When it began. If that is ahead of the clock, the clock has been set back, and it is over now.
+    pub begun: Timestamp,
+}
+
+/// All that will be due, by both of its moments.
+#[derive(Debug, Default)]
+struct Waiting {
+    by_end: BTreeSet<(Timestamp, Timestamp, Due)>,
+    by_beginning: BTreeSet<(Timestamp, Timestamp, Due)>,
+}
+
 /// Ends what is due, so many at a time, until nobody can ask for it any more. What is asked is taken in at once, however
 /// slow the log is: as many approvals and enrolments as live wait here, and in no channel.
-pub async fn run(sign_in: SignIn, mut asked: mpsc::Receiver<(Timestamp, Due)>, concurrent_max: usize) {
-    let mut waiting = BTreeSet::new();
+pub async fn run(sign_in: SignIn, mut asked: mpsc::Receiver<Alarm>, concurrent_max: usize) {
+    let mut waiting = Waiting::default();
     let mut writing = JoinSet::new();
     let mut quiet_until = Timestamp::default();
     loop {
         let now = sign_in.clock.now();
         while writing.len() < concurrent_max
-            && let Some(due) = next_due(&mut waiting, now)
+            && let Some(due) = waiting.next_due(now)
         {
             let sign_in = sign_in.clone();
             writing.spawn(async move { (due, sign_in.end_overdue(due).await) });
         }
         // Where there is no room, what is due waits for that.
-        let next = waiting.first().filter(|_| writing.len() < concurrent_max);
-        let nap = next.map_or(NAP_MAX, |(at, _): &(Timestamp, Due)| now.until(*at).min(NAP_MAX));
+        let next = waiting.by_end.first().filter(|_| writing.len() < concurrent_max);
+        let nap = next.map_or(NAP_MAX, |(at, ..)| now.until(*at).min(NAP_MAX));
         tokio::select! {
             Some(written) = writing.join_next() => match written {
                 Ok((_, Ok(()))) => {}
@@ -55,18 +73,18 @@ pub async fn run(sign_in: SignIn, mut asked: mpsc::Receiver<(Timestamp, Due)>, c
                 }
                 Ok((due, Err(error))) => {
                     let now = sign_in.clock.now();
-                    waiting.insert((now.plus(RETRY_AFTER), due));
+                    waiting.insert(Alarm { due, at: now.plus(RETRY_AFTER), begun: now });
                     // A log that takes nothing refuses all of them.
                     if quiet_until <= now {
                         quiet_until = now.plus(RETRY_AFTER);
-                        let waiting = waiting.len();
+                        let waiting = waiting.by_end.len();
                         tracing::warn!(?due, %error, waiting, "could not record an expiry; it will be tried again");
                     }
                 }
                 Err(error) => tracing::error!(%error, "an expiry is left to the next start"),
             },
             more = asked.recv() => match more {
-                Some(due) => { waiting.insert(due); }
+                Some(alarm) => waiting.insert(alarm),
                 None => return,
             },
             () = tokio::time::sleep(nap) => {}
@@ -74,14 +92,31 @@ pub async fn run(sign_in: SignIn, mut asked: mpsc::Receiver<(Timestamp, Due)>, c
     }
 }
 
-/// The next that is due: its time has come; or it is further off than the longest life, and the clock was ahead when it
-/// began and has been set right since.
-fn next_due(waiting: &mut BTreeSet<(Timestamp, Due)>, now: Timestamp) -> Option<Due> {
-    let longest = limits::ENROLMENT_LIFETIME.max(*limits::APPROVAL_LIFETIME.end());
-    let first = waiting.first().filter(|(at, _)| *at <= now);
-    let due = *first.or_else(|| waiting.last().filter(|(at, _)| at.is_ahead_of(now.plus(longest))))?;
-    waiting.remove(&due);
-    Some(due.1)
+impl Waiting {
+    fn insert(&mut self, Alarm { due, at, begun }: Alarm) {
+        self.by_end.insert((at, begun, due));
+        self.by_beginning.insert((begun, at, due));
+    }
+
+    /// The next that is due: its time has come; or the clock was ahead when it began and has been set right since.
+    fn next_due(&mut self, now: Timestamp) -> Option<Due> {
+        let over = self.by_end.first().copied().filter(|(at, ..)| *at <= now);
+        let ahead = || self.by_beginning.last().copied().filter(|(begun, ..)| begun.is_ahead_of(now));
+        let (at, begun, due) = over.or_else(|| ahead().map(|(begun, at, due)| (at, begun, due)))?;
+        self.by_end.remove(&(at, begun, due));
+        self.by_beginning.remove(&(begun, at, due));
+        Some(due)
+    }
+}
+
+impl Due {
+    /// Whose it is.
+    pub fn account(self) -> AccountId {
+        match self {
+            Self::Approval(id) => id.account(),
+            Self::Enrolment(id) => id.account(),
+        }
+    }
 }
 
 impl SignIn {
@@ -113,17 +148,25 @@ mod tests {
     fn what_the_clock_has_ended_is_due_and_so_is_what_began_ahead_of_it() {
         let now = Timestamp::from_millis(1_800_000_000_000);
         let due = |n| Due::Approval(ApprovalId::new(AccountId::from_bytes([1; 16]), [n; 16]));
-        let ahead = |s| now.plus(Duration::from_secs(s));
-        let mut waiting = BTreeSet::from([
-            (now.minus(Duration::from_secs(1)), due(1)),
-            (now, due(2)),
-            (ahead(1), due(3)),
-            (ahead(660), due(4)),
-            (ahead(661), due(5)),
-            (ahead(1_000_000), due(6)),
-        ]);
-        let all: Vec<_> = std::iter::from_fn(|| next_due(&mut waiting, now)).collect();
+        let alarm = |n, begun: i64, at: i64| {
+            let moment = |s: i64| Timestamp::from_millis((1_800_000_000_000 + s * 1_000).unsigned_abs());
+            Alarm { due: due(n), begun: moment(begun), at: moment(at) }
+        };
+        let mut waiting = Waiting::default();
+        for alarm in [
+            alarm(1, -61, -1),
+            alarm(2, -60, 0),
+            alarm(3, -14, 1),
+            // A clock that is a little ahead is in order.
+            alarm(4, 60, 75),
+            alarm(5, 61, 76),
+            alarm(6, 1_000_000, 1_000_060),
+            alarm(7, 0, 300),
+        ] {
+            waiting.insert(alarm);
+        }
+        let all: Vec<_> = std::iter::from_fn(|| waiting.next_due(now)).collect();
         assert_eq!(all, [due(1), due(2), due(6), due(5)]);
-        assert_eq!(waiting.len(), 2);
+        assert_eq!((waiting.by_end.len(), waiting.by_beginning.len()), (3, 3));
     }
 }

@@ -4,12 +4,14 @@
 
 use std::sync::{Arc, LazyLock};
 
+use axum::BoxError;
+use bytes::Bytes;
 use countersign_proto::v1::{
     approvals_server::ApprovalsServer, authenticators_server::AuthenticatorsServer,
     enrolments_server::EnrolmentsServer,
 };
 use http::{HeaderMap, Request, Response, StatusCode};
-use hyper::body::Incoming;
+use hyper::body::{Body as HttpBody, Incoming};
 use tonic::{body::Body, server::NamedService};
 use tower::{Service as _, ServiceExt as _};
 
@@ -79,13 +81,16 @@ impl Front {
     }
 }
 
-impl Answers for Front {
-    type Body = Counted;
-
-    async fn answer(self, request: Request<Incoming>) -> Response<Counted> {
+impl Front {
+    /// Answers a request.
+    pub async fn call<B>(self, request: Request<B>) -> Response<Counted>
+    where
+        B: HttpBody<Data = Bytes, Error: Into<BoxError>> + Send + Unpin + 'static,
+    {
         let path = request.uri().path();
         let Some(named) = Named::of(path) else {
-            return self.others.answer(request).await.map(Counted::not);
+            let Ok(answer) = self.others.oneshot(request.map(axum::body::Body::new)).await;
+            return answer.map(|body| Counted::not(Body::new(body)));
         };
         if !is_grpc(&request) {
             let answer = no_grpc(StatusCode::UNSUPPORTED_MEDIA_TYPE);
@@ -103,6 +108,14 @@ impl Answers for Front {
         };
         let Ok(answer) = answered.await;
         call.answered(answer)
+    }
+}
+
+impl Answers for Front {
+    type Body = Counted;
+
+    fn answer(self, request: Request<Incoming>) -> impl Future<Output = Response<Counted>> + Send + 'static {
+        self.call(request)
     }
 }
 

@@ -23,6 +23,7 @@ use prost_types::{FileDescriptorProto, FileDescriptorSet};
 use tokio_util::sync::CancellationToken;
 use tonic::{Request, Status};
 
+pub use counted::Counted;
 pub use front::Front;
 
 use super::{

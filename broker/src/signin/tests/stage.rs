@@ -45,7 +45,7 @@ use crate::{
     signin::{
         SignIn,
         dispatch::{Dispatcher, Push, Reports},
-        expiry::Due,
+        expiry::Alarm,
         request::{NewRequest, Opened},
     },
 };
@@ -118,7 +118,7 @@ pub(crate) struct Stage {
     pub(crate) log: StagedLog,
     pub(crate) sign_in: SignIn,
     pub(crate) phones: Arc<Phones>,
-    pub(crate) due: Option<mpsc::Receiver<(Timestamp, Due)>>,
+    pub(crate) due: Option<mpsc::Receiver<Alarm>>,
     keys: Arc<Keys>,
     clock: Arc<dyn Clock>,
     follower: JoinHandle<()>,
