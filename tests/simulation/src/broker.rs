@@ -18,7 +18,7 @@ use countersign::{
     telemetry::metrics::labels::Listener,
 };
 use countersign_proto::v1::{self, administration_server::Administration as _};
-use http_body_util::{BodyExt as _, Full};
+use http_body_util::{BodyExt as _, Collected, Full};
 use hyper::{Request, Response, body::Incoming};
 use prost::Message as _;
 use tokio_util::sync::CancellationToken;
@@ -118,7 +118,7 @@ impl Answers for LookedAt {
         match self.tampered {
             Some(tampered) if request.uri().path().ends_with("/SubmitAnswer") => {
                 let (parts, body) = request.into_parts();
-                let bytes = body.collect().await.map(|body| body.to_bytes()).unwrap_or_default();
+                let bytes = body.collect().await.map(Collected::to_bytes).unwrap_or_default();
                 tampered.look_at_answer(&bytes).await;
                 self.front.call(Request::from_parts(parts, Full::new(bytes))).await
             }
