@@ -278,7 +278,7 @@ impl Assembled {
             enrol: Enrol::new(sign_in.clone(), config.public_url.trim_end_matches('/').to_owned()),
             authenticator: Authenticator::new(Arc::clone(&relying_parties), Arc::clone(&models.index)),
             sign_in: sign_in.clone(),
-            admission: Arc::default(),
+            admission: Arc::new(config.limits.admission()),
             free_text: config.approvals.free_text,
             stopping: stopping.clone(),
         };

@@ -19,7 +19,7 @@ use serde::{Deserialize, Deserializer, de::Error as _};
 
 use self::number::number;
 use crate::{
-    api::{listen, tls::Tls},
+    api::{admission::Admission, listen, tls::Tls},
     push::{apns, fcm},
     telemetry::{logs, traces},
 };
@@ -230,6 +230,10 @@ pub struct Limits {
     /// Accounts whose state is kept in memory; the others are read from the log when they are needed.
     #[serde(deserialize_with = "number::<_, NonZeroUsize, 1, 100_000_000>")]
     pub cached_accounts: NonZeroUsize,
+    /// Milliseconds of work that may stand before each core, all the time: beyond that some requests for approvals are sent
+    /// away (OVERLOADED). 0 is no limit, up to 10,000.
+    #[serde(deserialize_with = "number::<_, u64, 0, 10_000>")]
+    pub queue_ms: u64,
     /// Seconds that a stop may take: for streams to end and pushes to be sent.
     #[serde(deserialize_with = "number::<_, u64, 0, 3_600>")]
     pub drain_s: u64,
@@ -245,12 +249,21 @@ impl Default for Limits {
             request_s: 10,
             live_approvals: count(200_000),
             cached_accounts: count(100_000),
+            queue_ms: 5,
             drain_s: 10,
         }
     }
 }
 
 impl Limits {
+    /// Whether there is room for new work.
+    pub fn admission(&self) -> Admission {
+        match self.queue_ms {
+            0 => Admission::of_all(),
+            milliseconds => Admission::new(Duration::from_millis(milliseconds)),
+        }
+    }
+
     /// Of the public listener.
     pub fn of_listener(&self) -> listen::Limits {
         listen::Limits {

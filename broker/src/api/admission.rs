@@ -25,8 +25,8 @@ use crate::clock::{CpuWatch, Stopwatch};
 const NAP: Duration = Duration::from_millis(5);
 /// Turns are looked at together.
 const INTERVAL: Duration = Duration::from_millis(100);
-/// Work piles up when, before each turn of an interval, every core has worked for longer than this.
-const DELAY_MAX: Duration = Duration::from_millis(5);
+/// So many intervals in a row, and it is no burst that passes by itself.
+const PATIENCE: u32 = 5;
 /// Who is sent away should come again no sooner.
 pub const AGAIN_AFTER: Duration = Duration::from_secs(1);
 
@@ -40,6 +40,10 @@ const MORE: u32 = ALL / 40;
 /// How many are let in.
 #[derive(Debug)]
 pub struct Admission {
+    /// Work piles up when, before each turn of an interval, every core has worked for longer than this.
+    queue_max: Duration,
+    /// Intervals in a row in which it did.
+    piled: AtomicU32,
     /// Of [`ALL`].
     admitted: AtomicU32,
     /// What those who came have brought together; who makes it overflow is let in.
@@ -50,13 +54,18 @@ pub struct Admission {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Shed;
 
-impl Default for Admission {
-    fn default() -> Self {
-        Self { admitted: AtomicU32::new(ALL), gathered: AtomicU32::new(0) }
-    }
-}
-
 impl Admission {
+    /// Lets in all until there is more work than this before each core, all the time.
+    pub fn new(queue_max: Duration) -> Self {
+        let (admitted, gathered) = (AtomicU32::new(ALL), AtomicU32::new(0));
+        Self { queue_max, piled: AtomicU32::new(0), admitted, gathered }
+    }
+
+    /// Lets in all, whatever there is to do.
+    pub fn of_all() -> Self {
+        Self::new(Duration::MAX)
+    }
+
     /// Lets somebody in, or not: spread evenly, not by chance.
     pub fn admit(&self) -> Result<(), Shed> {
         let admitted = self.admitted.load(Ordering::Relaxed);
@@ -87,7 +96,12 @@ impl Admission {
     /// Before each turn of an interval there was at least so much to do.
     fn seen(&self, least: Duration) {
         let before = self.admitted.load(Ordering::Relaxed);
-        let piles_up = least > DELAY_MAX;
+        let piles_up = least > self.queue_max;
+        let piled = if piles_up { self.piled.load(Ordering::Relaxed).saturating_add(1) } else { 0 };
+        self.piled.store(piled, Ordering::Relaxed);
+        if before == ALL && piled < PATIENCE {
+            return;
+        }
         let after = if piles_up { (before - before / 8).max(LEAST) } else { (before + MORE).min(ALL) };
         self.admitted.store(after, Ordering::Relaxed);
         if piles_up && before == ALL {
@@ -105,21 +119,38 @@ impl Admission {
 mod tests {
     use super::*;
 
+    const MAX: Duration = Duration::from_millis(5);
+
     fn let_in(admission: &Admission, of: usize) -> usize {
         (0..of).filter(|_| admission.admit().is_ok()).count()
     }
 
+    fn overloaded() -> Admission {
+        let admission = Admission::new(MAX);
+        (0..PATIENCE).for_each(|_| admission.seen(MAX * 2));
+        admission
+    }
+
+    #[test]
+    fn a_burst_sends_nobody_away_and_neither_does_work_that_is_not_more_than_may_be() {
+        let admission = Admission::new(MAX);
+        for _ in 0..10 {
+            (1..PATIENCE).for_each(|_| admission.seen(MAX * 2));
+            admission.seen(MAX);
+        }
+        assert_eq!(let_in(&admission, 1_000), 1_000);
+        let of_all = Admission::of_all();
+        (0..100).for_each(|_| of_all.seen(Duration::from_secs(60)));
+        assert_eq!(let_in(&of_all, 1_000), 1_000);
+    }
+
     #[test]
     fn fewer_are_let_in_the_longer_work_piles_up_and_all_when_it_does_not_any_more() {
-        let admission = Admission::default();
-        assert_eq!(let_in(&admission, 1_000), 1_000);
-        admission.seen(DELAY_MAX);
-        assert_eq!(let_in(&admission, 1_000), 1_000, "not more than may be");
-        admission.seen(DELAY_MAX * 2);
+        let admission = overloaded();
         assert!((870..=880).contains(&let_in(&admission, 1_000)));
-        (0..5).for_each(|_| admission.seen(DELAY_MAX * 2));
+        (0..5).for_each(|_| admission.seen(MAX * 2));
         assert!((440..=460).contains(&let_in(&admission, 1_000)));
-        (0..1_000).for_each(|_| admission.seen(DELAY_MAX * 2));
+        (0..1_000).for_each(|_| admission.seen(MAX * 2));
         assert!((19..=21).contains(&let_in(&admission, 1_000)), "some always are");
         (0..40).for_each(|_| admission.seen(Duration::ZERO));
         assert_eq!(let_in(&admission, 1_000), 1_000);
@@ -127,8 +158,8 @@ mod tests {
 
     #[test]
     fn who_is_let_in_is_spread_evenly() {
-        let admission = Admission::default();
-        (0..6).for_each(|_| admission.seen(DELAY_MAX * 2));
+        let admission = overloaded();
+        (0..5).for_each(|_| admission.seen(MAX * 2));
         for _ in 0..100 {
             assert!((3..=6).contains(&let_in(&admission, 10)));
         }
@@ -136,12 +167,12 @@ mod tests {
 
     #[tokio::test]
     async fn work_that_piles_up_is_seen() {
-        let (admission, stopping) = (Arc::new(Admission::default()), CancellationToken::new());
+        let (admission, stopping) = (Arc::new(Admission::new(MAX)), CancellationToken::new());
         let watch = tokio::spawn(Arc::clone(&admission).watch(stopping.clone()));
         // One thread runs all tasks here, and this one leaves it only for moments.
         while admission.admit().is_ok() {
-            let busy = Stopwatch::start();
-            while busy.elapsed() < DELAY_MAX * 2 {
+            let busy = CpuWatch::start();
+            while busy.used() < MAX * 2 {
                 std::hint::spin_loop();
             }
             tokio::task::yield_now().await;

@@ -92,7 +92,10 @@ mod tests {
 
     #[test]
     fn quantiles_are_found_within_their_buckets() {
-        let before = buckets("took_seconds_bucket{le=\"0.001\"} 1\ntook_seconds_bucket{le=\"+Inf\"} 1\n");
+        let before = buckets(
+            "took_seconds_bucket{le=\"0.001\"} 1\ntook_seconds_bucket{le=\"0.002\"} 1\n\
+             took_seconds_bucket{le=\"+Inf\"} 1\n",
+        );
         let after = buckets(
             "# TYPE took_seconds histogram\ntook_seconds_bucket{le=\"0.001\"} 51\n\
              took_seconds_bucket{le=\"0.002\"} 101\ntook_seconds_bucket{le=\"+Inf\"} 101\ntook_seconds_sum 1\n",
