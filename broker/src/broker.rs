@@ -33,6 +33,7 @@ use crate::{
     log::{EventLog, ReadError},
     projection::Follower,
     push::{self, Pusher},
+    rates::Rates,
     signin::{
         SignIn,
         dispatch::{Dispatcher, Push, Reports},
@@ -259,6 +260,7 @@ impl Assembled {
         )
         .await?;
 
+        let rates = Arc::new(Rates::new(config.limits.of_calls(), &clock));
         let sign_in = SignIn::new(
             Arc::clone(&accounts),
             models.clone(),
@@ -267,7 +269,8 @@ impl Assembled {
             Arc::clone(&clock),
             config.approvals.policy(),
             config.limits.live_approvals.get(),
-        );
+        )
+        .limited(Arc::clone(&rates));
         let (reports, told) = Reports::new(sign_in.clone());
         let pushes_max = pushes_max(&push);
         let pusher = Arc::new(pusher(push, reports, &clock, &entropy));
@@ -279,6 +282,7 @@ impl Assembled {
             authenticator: Authenticator::new(Arc::clone(&relying_parties), Arc::clone(&models.index)),
             sign_in: sign_in.clone(),
             admission: Arc::new(config.limits.admission()),
+            rates,
             free_text: config.approvals.free_text,
             stopping: stopping.clone(),
         };

@@ -21,6 +21,7 @@ use self::number::number;
 use crate::{
     api::{admission::Admission, listen, tls::Tls},
     push::{apns, fcm},
+    rates::PerSecond,
     telemetry::{logs, traces},
 };
 
@@ -224,6 +225,20 @@ pub struct Limits {
     /// whole: 1 to 300.
     #[serde(deserialize_with = "number::<_, u64, 1, 300>")]
     pub request_s: u64,
+    /// New approvals and enrolments of one relying party a second, and ten seconds' worth of them at once. 0 is no limit,
+    /// here and of the three that follow; else up to 1,000,000.
+    #[serde(deserialize_with = "number::<_, u32, 0, 1_000_000>")]
+    pub requests_per_s_of_relying_party: u32,
+    /// Phones' calls of one address (of IPv6, of one /64) a second, and ten seconds' worth of them at once.
+    #[serde(deserialize_with = "number::<_, u32, 0, 1_000_000>")]
+    pub calls_per_s_of_address: u32,
+    /// Of one address, calls a second whose caller was not who he said, and ten seconds' worth of them at once. Then none
+    /// of its calls that need a proof is taken.
+    #[serde(deserialize_with = "number::<_, u32, 0, 1_000_000>")]
+    pub failures_per_s_of_address: u32,
+    /// Calls of one device a second, and ten seconds' worth of them at once.
+    #[serde(deserialize_with = "number::<_, u32, 0, 1_000_000>")]
+    pub calls_per_s_of_device: u32,
     /// Approvals that may wait at a time, of all accounts.
     #[serde(deserialize_with = "number::<_, NonZeroUsize, 1, 100_000_000>")]
     pub live_approvals: NonZeroUsize,
@@ -247,6 +262,10 @@ impl Default for Limits {
             connections_per_address: count(1_000),
             streams_per_connection: 1_000,
             request_s: 10,
+            requests_per_s_of_relying_party: 1_000,
+            calls_per_s_of_address: 1_000,
+            failures_per_s_of_address: 10,
+            calls_per_s_of_device: 10,
             live_approvals: count(200_000),
             cached_accounts: count(100_000),
             queue_ms: 5,
@@ -271,6 +290,16 @@ impl Limits {
             connections_per_address: self.connections_per_address.get(),
             streams_per_connection: self.streams_per_connection,
             request_within: Duration::from_secs(self.request_s),
+        }
+    }
+
+    /// Of calls.
+    pub fn of_calls(&self) -> PerSecond {
+        PerSecond {
+            relying_party: self.requests_per_s_of_relying_party,
+            address: self.calls_per_s_of_address,
+            failures: self.failures_per_s_of_address,
+            device: self.calls_per_s_of_device,
         }
     }
 }

@@ -12,6 +12,7 @@
 //! | [`log`] | events become durable, and are followed |
 //! | [`projection`] | what is live, and who waits for it |
 //! | [`push`] | APNs and FCM: they report, they do not decide |
+//! | [`rates`] | how often somebody may call |
 //! | [`keys`] | the only holder of secrets |
 //! | [`broker`] | puts them together |
 //!
@@ -29,5 +30,6 @@ pub mod keys;
 pub mod log;
 pub mod projection;
 pub mod push;
+pub mod rates;
 pub mod signin;
 pub mod telemetry;

@@ -123,7 +123,7 @@ fn a_path_into_an_impure_room_is_found_however_it_is_written() {
 }
 
 /// What each room of the broker may know of the others.
-const ROOMS: [(&str, &[&str]); 15] = [
+const ROOMS: [(&str, &[&str]); 16] = [
     ("clock", &[]),
     ("entropy", &[]),
     ("key_file", &[]),
@@ -131,16 +131,28 @@ const ROOMS: [(&str, &[&str]); 15] = [
     ("telemetry", &["clock"]),
     ("log", &["telemetry"]),
     ("push", &["key_file", "telemetry"]),
+    ("rates", &["clock", "telemetry"]),
     ("keys", &["clock", "entropy", "log"]),
     ("decider", &["clock", "entropy", "keys", "log", "telemetry"]),
     ("projection", &["decider", "log", "telemetry"]),
-    ("signin", &["clock", "decider", "entropy", "keys", "log", "projection", "push", "telemetry"]),
+    ("signin", &["clock", "decider", "entropy", "keys", "log", "projection", "push", "rates", "telemetry"]),
     ("enrol", &["decider", "log", "projection", "signin"]),
     (
         "api",
-        &["clock", "decider", "enrol", "entropy", "key_file", "log", "projection", "signin", "telemetry"],
+        &[
+            "clock",
+            "decider",
+            "enrol",
+            "entropy",
+            "key_file",
+            "log",
+            "projection",
+            "rates",
+            "signin",
+            "telemetry",
+        ],
     ),
-    ("config", &["api", "push", "telemetry"]),
+    ("config", &["api", "push", "rates", "telemetry"]),
     // These put the rooms together, and nobody knows them: the program is a crate of its own.
     (
         "broker",
@@ -155,6 +167,7 @@ const ROOMS: [(&str, &[&str]); 15] = [
             "log",
             "projection",
             "push",
+            "rates",
             "signin",
             "telemetry",
         ],

@@ -170,6 +170,15 @@ impl Broker {
         Ok(kill_process(id, signal)?)
     }
 
+    /// Bytes of memory that the process has now (VmRSS).
+    pub fn memory_bytes(&self) -> Result<u64> {
+        let child = self.child.as_ref().context("the broker does not run")?;
+        let status = fs::read_to_string(format!("/proc/{}/status", child.id()))?;
+        let line = status.lines().find(|line| line.starts_with("VmRSS:")).context("Linux says so")?;
+        let kib = line.split_whitespace().nth(1).context("a number")?;
+        Ok(kib.parse::<u64>()? * 1024)
+    }
+
     /// Waits for the process to end.
     pub fn wait(&mut self) -> Result<ExitStatus> {
         Ok(self.child.take().context("the broker does not run")?.wait()?)

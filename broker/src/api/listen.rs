@@ -86,6 +86,13 @@ pub struct Peer {
     pub certificate_hash: Option<[u8; 32]>,
 }
 
+impl Peer {
+    /// Whose address it is at; nobody's on a Unix socket.
+    pub fn network(&self) -> Option<IpAddr> {
+        self.address.map(|address| network(address.ip()))
+    }
+}
+
 /// How requests of one connection are received; with each of them.
 #[derive(Debug, Clone)]
 pub struct Receiving {

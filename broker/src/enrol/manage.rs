@@ -44,6 +44,7 @@ impl Enrol {
     pub async fn replace_push_target(&self, envelope: &v1::Envelope) -> Result<(), Error> {
         let account = self.sign_in.account_of(envelope).await?;
         let call = VerifiedReplacePushTarget::verify(&account, self.sign_in.keys.broker_id(), envelope)?;
+        self.sign_in.rates.of_device(call.authenticator())?;
         self.decide(call.authenticator().account(), Command::ReplacePushTarget(call)).await
     }
 
@@ -51,6 +52,7 @@ impl Enrol {
     pub async fn unenrol(&self, envelope: &v1::Envelope) -> Result<(), Error> {
         let account = self.sign_in.account_of(envelope).await?;
         let call = VerifiedUnenrol::verify(&account, self.sign_in.keys.broker_id(), envelope)?;
+        self.sign_in.rates.of_device(call.authenticator())?;
         self.decide(call.authenticator().account(), Command::Unenrol(call)).await
     }
 

@@ -133,6 +133,7 @@ impl SignIn {
         {
             return Err(Error::AcknowledgementInvalid);
         }
+        self.rates.of_device(authenticator)?;
         let Some(place) = self.models.approvals.find(approval) else { return Ok(()) };
         let delivery = Delivery { subject: Subject::Approval(approval), authenticator, step };
         let Some(claim) = place.claim((now, delivery.clone())) else { return Ok(()) };
@@ -179,6 +180,7 @@ impl SignIn {
         let id = claimed_authenticator(envelope)?.account();
         let account = self.account_of(envelope).await?;
         let answer = VerifiedAnswer::verify(&account, self.keys.broker_id(), envelope)?;
+        self.rates.of_device(answer.authenticator())?;
         if let Some(place) = self.models.approvals.find(answer.approval()) {
             place.answer_came(came);
         }
@@ -195,6 +197,7 @@ impl SignIn {
         let id = claimed_authenticator(envelope)?.account();
         let account = self.account_of(envelope).await?;
         let answer = VerifiedTrialAnswer::verify(&account, self.keys.broker_id(), envelope)?;
+        self.rates.of_device(answer.authenticator())?;
         let decided =
             self.accounts.decide(id, |_, _| Ok::<_, Error>(Command::AnswerTrial(answer.clone()))).await?;
         match decided.state.enrolment(answer.enrolment()).map(|one| &one.stage) {
@@ -228,6 +231,8 @@ impl SignIn {
         if !self.keys.nonces.is_good(read.nonce(), now) {
             return Err(Error::NonceExpired);
         }
+        // Signature and nonce are good: whoever knows a device's id, or an old call of it, does not use up what it may.
+        self.rates.of_device(read.authenticator())?;
         let phone = account.authenticator(read.authenticator()).ok_or(call::Error::Unauthentic)?;
         Ok((phone, now))
     }

@@ -25,6 +25,7 @@ use crate::{
     keys::Keys,
     log::ReadError,
     projection::follower::ReadModels,
+    rates::{Rates, TooOften},
 };
 
 /// What the steps of a sign-in share.
@@ -37,10 +38,11 @@ pub struct SignIn {
     pub(crate) clock: Arc<dyn Clock>,
     pub(crate) policy: Policy,
     pub(crate) live_max: usize,
+    pub(crate) rates: Arc<Rates>,
 }
 
 impl SignIn {
-    /// Puts the steps together.
+    /// Puts the steps together. Devices may call as often as they like.
     pub fn new(
         accounts: Arc<Decider<AccountCodec>>,
         models: ReadModels,
@@ -50,7 +52,14 @@ impl SignIn {
         policy: Policy,
         live_max: usize,
     ) -> Self {
-        Self { accounts, models, keys, entropy, clock, policy, live_max }
+        let rates = Arc::new(Rates::unlimited(&clock));
+        Self { accounts, models, keys, entropy, clock, policy, live_max, rates }
+    }
+
+    /// The same, where a device may call only so often.
+    #[must_use]
+    pub fn limited(self, rates: Arc<Rates>) -> Self {
+        Self { rates, ..self }
     }
 }
 
@@ -69,6 +78,9 @@ pub enum Error {
     /// The token is not that of a push.
     #[error("the token does not belong to this push, or is over")]
     AcknowledgementInvalid,
+    /// The device has called too often.
+    #[error(transparent)]
+    TooOften(#[from] TooOften),
     /// As many approvals wait as the broker takes.
     #[error("{waiting} approvals wait; no more are taken")]
     TooManyLive {

@@ -106,6 +106,11 @@ impl Broker {
             .env("COUNTERSIGN__APPROVALS__DIGITS", "6")
             .env("COUNTERSIGN__APPROVALS__WAITING_MAX", "20")
             .env("COUNTERSIGN__APPROVALS__REQUESTS_PER_5_MIN", "1000")
+            // All phones and logins of this process are one address, and some of them forge.
+            .env("COUNTERSIGN__LIMITS__REQUESTS_PER_S_OF_RELYING_PARTY", "0")
+            .env("COUNTERSIGN__LIMITS__CALLS_PER_S_OF_ADDRESS", "0")
+            .env("COUNTERSIGN__LIMITS__FAILURES_PER_S_OF_ADDRESS", "0")
+            .env("COUNTERSIGN__LIMITS__CALLS_PER_S_OF_DEVICE", "0")
             .env("COUNTERSIGN__TELEMETRY__FILTER", "warn")
             .env("COUNTERSIGN__METRICS__LISTEN", &self.metrics)
             .envs(self.limits.iter().map(|(key, value)| (key, value)))

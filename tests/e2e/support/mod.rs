@@ -1,6 +1,7 @@
 //! What several stories need: asking and answering in one step, what a refusal must be, and the log as operators see it.
 
 pub(crate) mod exposition;
+pub(crate) mod frames;
 pub(crate) mod ledger;
 pub(crate) mod past;
 pub(crate) mod pki;

@@ -29,6 +29,7 @@ impl Approvals for Services {
     ) -> Result<Response<Self::RequestApprovalStream>, Status> {
         self.accepting()?;
         let caller = self.caller(&request, Scope::SignIn).await?;
+        self.begins(&caller)?;
         let call = traces::call("countersign.v1.Approvals/RequestApproval", request.metadata().as_ref());
         let opened = async {
             let opened = self.open(&caller, &request.into_inner()).await?;
@@ -53,6 +54,7 @@ impl Approvals for Services {
         use v1::open_approval_reply::Result as Opened;
         self.accepting()?;
         let caller = self.caller(&request, Scope::SignIn).await?;
+        self.begins(&caller)?;
         let call = traces::call("countersign.v1.Approvals/OpenApproval", request.metadata().as_ref());
         let opened = self.open(&caller, &request.into_inner()).instrument(call).await?;
         let approval = match opened.approval() {

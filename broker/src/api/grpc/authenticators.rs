@@ -9,6 +9,7 @@ use super::{
     Services,
     fields::Fields,
     messages,
+    often::Origin,
     status::{self, Audience},
 };
 use crate::{
@@ -20,8 +21,9 @@ use crate::{
 impl Authenticators for Services {
     async fn describe_broker(
         &self,
-        _: Request<v1::DescribeBrokerRequest>,
+        request: Request<v1::DescribeBrokerRequest>,
     ) -> Result<Response<v1::DescribeBrokerReply>, Status> {
+        self.anybody(&request)?;
         let keys = &self.sign_in.keys;
         Ok(Response::new(v1::DescribeBrokerReply {
             broker_id: keys.broker_id().to_owned(),
@@ -38,8 +40,9 @@ impl Authenticators for Services {
         request: Request<v1::CompleteEnrolmentRequest>,
     ) -> Result<Response<v1::CompleteEnrolmentReply>, Status> {
         self.accepting()?;
+        let from = self.some_phone(&request)?;
         let claim = envelope("claim", request.into_inner().claim)?;
-        let bound = self.enrol.bind(&claim).await.map_err(|error| self.phone(error))?;
+        let bound = self.enrol.bind(&claim).await.map_err(|error| self.phone(from, error))?;
         tracing::info!(locator = %claim.key_id, "a phone is bound and on trial");
         Ok(Response::new(v1::CompleteEnrolmentReply {
             receipt: Some(bound.receipt.envelope(payload_type::ENROLMENT_RECEIPT)),
@@ -51,8 +54,9 @@ impl Authenticators for Services {
         &self,
         request: Request<v1::ListWaitingRequest>,
     ) -> Result<Response<v1::ListWaitingReply>, Status> {
+        let from = self.some_phone(&request)?;
         let call = envelope("call", request.into_inner().call)?;
-        let waiting = self.sign_in.list_waiting(&call).await.map_err(|error| self.phone(error))?;
+        let waiting = self.sign_in.list_waiting(&call).await.map_err(|error| self.phone(from, error))?;
         let challenges = waiting.challenges.iter().map(|one| one.envelope(payload_type::CHALLENGE));
         let notices = waiting.notices.iter().map(|one| one.envelope(payload_type::NOTICE));
         Ok(Response::new(v1::ListWaitingReply {
@@ -67,8 +71,9 @@ impl Authenticators for Services {
         &self,
         request: Request<v1::FetchChallengeRequest>,
     ) -> Result<Response<v1::FetchChallengeReply>, Status> {
+        let from = self.some_phone(&request)?;
         let call = envelope("call", request.into_inner().call)?;
-        let fetched = self.sign_in.fetch_challenge(&call).await.map_err(|error| self.phone(error))?;
+        let fetched = self.sign_in.fetch_challenge(&call).await.map_err(|error| self.phone(from, error))?;
         Ok(Response::new(v1::FetchChallengeReply {
             challenge: Some(fetched.challenge.envelope(fetched.payload_type)),
             waiting: u32::try_from(fetched.waiting).unwrap_or(u32::MAX),
@@ -80,8 +85,9 @@ impl Authenticators for Services {
         &self,
         request: Request<v1::SubmitAnswerRequest>,
     ) -> Result<Response<v1::SubmitAnswerReply>, Status> {
+        let from = self.some_phone(&request)?;
         let answer = envelope("answer", request.into_inner().answer)?;
-        let answered = self.sign_in.submit_answer(&answer).await.map_err(|error| self.phone(error))?;
+        let answered = self.sign_in.submit_answer(&answer).await.map_err(|error| self.phone(from, error))?;
         let outcome = match answered {
             Answered::Approval(outcome) => messages::outcome_kind(outcome),
             Answered::TrialPassed => v1::OutcomeKind::Approved,
@@ -95,8 +101,9 @@ impl Authenticators for Services {
         &self,
         request: Request<v1::ReplacePushTargetRequest>,
     ) -> Result<Response<v1::ReplacePushTargetReply>, Status> {
+        let from = self.some_phone(&request)?;
         let call = envelope("call", request.into_inner().call)?;
-        self.enrol.replace_push_target(&call).await.map_err(|error| self.phone(error))?;
+        self.enrol.replace_push_target(&call).await.map_err(|error| self.phone(from, error))?;
         Ok(Response::new(v1::ReplacePushTargetReply { next_nonce: self.nonce() }))
     }
 
@@ -105,6 +112,7 @@ impl Authenticators for Services {
         request: Request<v1::AcknowledgeRequest>,
     ) -> Result<Response<v1::AcknowledgeReply>, Status> {
         use v1::acknowledge_request::Kind;
+        let from = self.some_phone(&request)?;
         let request = request.into_inner();
         let mut fields = Fields::default();
         let step = fields.take(
@@ -123,7 +131,7 @@ impl Authenticators for Services {
         self.sign_in
             .acknowledge(approval, authenticator, &request.token, step)
             .await
-            .map_err(|error| self.phone(error))?;
+            .map_err(|error| self.phone(from, error))?;
         Ok(Response::new(v1::AcknowledgeReply { next_nonce: self.nonce() }))
     }
 
@@ -131,8 +139,9 @@ impl Authenticators for Services {
         &self,
         request: Request<v1::UnenrolRequest>,
     ) -> Result<Response<v1::UnenrolReply>, Status> {
+        let from = self.some_phone(&request)?;
         let call = envelope("call", request.into_inner().call)?;
-        self.enrol.unenrol(&call).await.map_err(|error| self.phone(error))?;
+        self.enrol.unenrol(&call).await.map_err(|error| self.phone(from, error))?;
         Ok(Response::new(v1::UnenrolReply {}))
     }
 }
@@ -143,7 +152,8 @@ impl Services {
     }
 
     /// A phone that is not believed is given the next nonce: it may only have been asleep for too long.
-    fn phone(&self, error: Error) -> Status {
+    fn phone(&self, from: Origin, error: Error) -> Status {
+        self.if_failed(from, &error);
         let mut status = status::of(error, Audience::Phone);
         if status.code() == Code::Unauthenticated {
             let nonce = MetadataValue::from_bytes(&self.nonce());

@@ -23,6 +23,7 @@ impl Enrolments for Services {
     ) -> Result<Response<v1::BeginEnrolmentReply>, Status> {
         self.accepting()?;
         let caller = self.caller(&request, Scope::Enrolment).await?;
+        self.begins(&caller)?;
         let (account, identity) = self.named_account(&caller, request.into_inner().account.as_ref())?;
         let begun = self.enrol.begin(account, identity, caller.id).await.map_err(enroller)?;
         tracing::info!(enrolment = %begun.enrolment, relying_party = %caller.id, "enrolment begun");

@@ -9,6 +9,7 @@ mod enrolments;
 mod fields;
 mod front;
 mod messages;
+mod often;
 mod receive;
 mod status;
 
@@ -28,7 +29,7 @@ pub use front::Front;
 
 use super::{
     admission::Admission,
-    auth::{Authenticator, Caller, Shown},
+    auth::{self, Authenticator, Caller, Shown},
     listen::Peer,
     tls::AllTls,
 };
@@ -39,6 +40,7 @@ use crate::{
     entropy::Entropy,
     log::EventLog,
     projection::Index,
+    rates::Rates,
     signin::SignIn,
 };
 
@@ -61,6 +63,8 @@ pub struct Services {
     pub authenticator: Authenticator,
     /// Whether there is room for new work.
     pub admission: Arc<Admission>,
+    /// How often each may call.
+    pub rates: Arc<Rates>,
     /// Place and browser may be sent to phones as free text.
     pub free_text: bool,
     /// The broker is about to end.
@@ -93,12 +97,14 @@ impl Services {
 
     async fn caller<T>(&self, request: &Request<T>, scope: Scope) -> Result<Caller, Status> {
         let peer = request.extensions().get::<Peer>();
+        let from = self.somebody(request)?;
         let authorization = match request.metadata().get("authorization") {
-            Some(value) => Some(value.to_str().map_err(|_| status::unreadable_credential())?),
+            Some(value) => Some(value.to_str().map_err(|_| self.not_let_in(from, auth::Error::Invalid))?),
             None => None,
         };
         let shown = Shown { authorization, certificate_hash: peer.and_then(|peer| peer.certificate_hash) };
-        self.authenticator.authenticate(shown, scope).await.map_err(status::of_auth)
+        let authenticated = self.authenticator.authenticate(shown, scope).await;
+        authenticated.map_err(|error| self.not_let_in(from, error))
     }
 
     /// Waiting streams are told to go on elsewhere when the broker stops.

@@ -20,8 +20,9 @@ use crate::{
     },
     decider,
     log::AppendError,
+    rates::TooOften,
     signin::Error,
-    telemetry::metrics,
+    telemetry::metrics::{labels, metrics},
 };
 
 /// Of all reasons of Countersign.
@@ -61,6 +62,7 @@ pub(super) fn of(error: Error, audience: Audience) -> Status {
             "ACKNOWLEDGEMENT_INVALID",
             "the token does not belong to this push, or is over",
         ),
+        Error::TooOften(error) => too_often(&error),
         Error::TooManyLive { waiting } => retry(
             Code::ResourceExhausted,
             "TOO_MANY_WAITING",
@@ -200,10 +202,6 @@ pub(super) fn of_log(error: &decider::Error) -> Status {
     log(error)
 }
 
-pub(super) fn unreadable_credential() -> Status {
-    of_auth(auth::Error::Invalid)
-}
-
 pub(super) fn realm_not_allowed(realm: &str) -> Status {
     make(
         Code::PermissionDenied,
@@ -247,6 +245,13 @@ pub(super) fn overloaded(_: Shed) -> Status {
 /// It is made once, and counted each time.
 pub(super) fn count_overloaded() {
     metrics().error(OVERLOADED);
+}
+
+pub(super) fn too_often(error: &TooOften) -> Status {
+    let limit = HashMap::from([("limit".to_owned(), labels::text(error.limit).to_owned())]);
+    let mut details = info("RATE_LIMITED", limit);
+    details.set_retry_info(Some(error.retry_after));
+    Status::with_error_details(Code::ResourceExhausted, error.to_string(), details)
 }
 
 pub(super) fn message_late() -> Status {

@@ -224,6 +224,16 @@ label! {
 }
 
 label! {
+    /// What somebody called too often for.
+    RateLimit is "limit" {
+        RelyingParty = "relying_party",
+        Address = "address",
+        Failures = "failures",
+        Device = "device",
+    }
+}
+
+label! {
     /// Whether the collector took spans.
     Exported is "result" {
         Taken = "taken",

@@ -20,7 +20,8 @@ use self::{
     cells::{Counter, Gauge, Histogram, OF_A_BATCH, OF_A_FLUSH, OF_A_MACHINE, OF_A_PERSON},
     labels::{
         Answered, Appended, Attempted, Code, Enrolled, Enrolling, Exported, Listener, Method, NotQueued,
-        Outcome, Progress, Pushed, Rejected, Remembered, Renewed, Requested, Revoker, Runs, Service,
+        Outcome, Progress, Pushed, RateLimit, Rejected, Remembered, Renewed, Requested, Revoker, Runs,
+        Service,
     },
 };
 use super::process::Process;
@@ -165,6 +166,8 @@ group! {
         accepted: Counter<Listener> = "connections" by Counter::new();
         /// Connections that came to nothing, by why.
         rejected: Counter<Rejected> = "connections_rejected" by Counter::new();
+        /// Calls that came too soon after others, by the limit that they met.
+        too_often: Counter<RateLimit> = "rate_limited" by Counter::new();
         /// When the certificate that a listener shows expires, in seconds since 1970; 0 without TLS.
         certificate_expires: Gauge<Listener> = "tls_certificate_expiry_timestamp_seconds" by Gauge::new();
         /// Errors that callers got, by the reason in their ErrorInfo.
