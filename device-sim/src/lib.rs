@@ -10,7 +10,7 @@
 //! - [`login`]: the enrolling page that gives out codes, and the login server that asks for approvals;
 //! - [`phone`]: phones that enrol, check what the broker signed, and answer;
 //! - [`load`]: all of them at once, and whether everybody was told the same;
-//! - [`bench`]: what the broker spends on it, beside what cannot be avoided.
+//! - [`bench`](mod@bench): what the broker spends on it, beside what cannot be avoided.
 //!
 //! Beside the story: [`wire`] is the way to the broker for the last two, [`clock`] the only place that reads the time,
 //! and [`entropy`] the only one that asks the operating system for randomness.
