@@ -17,7 +17,7 @@ use device_sim::{
 use futures::{StreamExt as _, stream};
 use prost::Message as _;
 use rustix::process::Signal;
-use tokio::sync::oneshot;
+use tokio::{net::TcpStream, sync::oneshot};
 use tonic::Code;
 use tonic_health::pb::{
     HealthCheckRequest, health_check_response::ServingStatus, health_client::HealthClient,
@@ -105,6 +105,9 @@ async fn whoever_holds_on_to_a_stopping_broker_keeps_nobody_else_waiting() -> Re
     world.broker.signal(Signal::TERM)?;
     assert_eq!(health.message().await?.unwrap().status(), ServingStatus::NotServing);
 
+    // Whoever has come in the very moment is cut off; from then on nobody is let in.
+    let closed = async { while TcpStream::connect(("127.0.0.1", world.broker.port())).await.is_ok() {} };
+    tokio::time::timeout(Duration::from_secs(20), closed).await.expect("it lets nobody in");
     let newcomer = Transport::to(world.broker.address()).open()?;
     let login = LoginServer::new(&newcomer, Some(ApiKey::new(&world.sign_in_key)));
     let sign_in = world.sign_in("alice");
