@@ -5,7 +5,12 @@ mod commands;
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
+use mimalloc::MiMalloc;
 use tracing_subscriber::EnvFilter;
+
+/// As the broker has: what plays its other side must not be the limit.
+#[global_allocator]
+static ALLOCATOR: MiMalloc = MiMalloc;
 
 /// Plays the other side of Countersign: push services, phones, login servers and enrolling pages.
 #[derive(Debug, Parser)]

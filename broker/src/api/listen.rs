@@ -34,7 +34,7 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
-use super::tls::LiveTls;
+use super::{gather::Gather, tls::LiveTls};
 use crate::{
     key_file,
     telemetry::metrics::{
@@ -407,7 +407,7 @@ impl<A: Answers> Connection<A> {
             answers.clone().answer(request).map(Ok::<_, Infallible>)
         });
         let builder = builder(self.limits);
-        let connection = builder.serve_connection(TokioIo::new(stream), service).into_owned();
+        let connection = builder.serve_connection(TokioIo::new(Gather::new(stream)), service).into_owned();
         tokio::select! {
             ended = self.watcher.watch(connection) => if let Err(error) = ended {
                 tracing::debug!(peer = ?peer.address, %error, "connection ended");

@@ -9,6 +9,7 @@
 
 pub mod admission;
 pub mod auth;
+mod gather;
 pub mod grpc;
 pub mod http;
 pub mod listen;

@@ -240,7 +240,8 @@ impl Keeper {
     fn save_heads_if_due(&mut self) {
         let since =
             self.sources.head().map_or(0, Position::number) - self.heads_at.map_or(0, Position::number);
-        if since >= HEADS_EVERY_ENTRIES.max(self.sources.heads.len() as u64) {
+        // How many streams there are is asked last: that takes each of their locks.
+        if since >= HEADS_EVERY_ENTRIES && since >= self.sources.heads.len() as u64 {
             self.save_heads();
         }
     }
