@@ -18,7 +18,7 @@ fn json(file: &std::path::Path) -> Result<Value> {
 #[test]
 fn the_ceiling_is_measured_beside_the_broker_in_one_run() -> Result<()> {
     let folder = tempfile::tempdir()?;
-    let file = folder.path().join("ceiling.json");
+    let (file, plot) = (folder.path().join("ceiling.json"), folder.path().join("ceiling.svg"));
     let (status, said) = bench(&[
         "ceiling",
         "--phones=4",
@@ -28,8 +28,16 @@ fn the_ceiling_is_measured_beside_the_broker_in_one_run() -> Result<()> {
         "--seconds=1",
         "--json",
         &file.display().to_string(),
+        "--plot",
+        &plot.display().to_string(),
     ])?;
     assert_eq!(status, 0, "{said}");
+    let picture = std::fs::read_to_string(&plot)?;
+    for name in
+        ["its bare parts", "the broker", "5 × calls", "appends, 1,024 waiting", "outcome p99, flushes"]
+    {
+        assert!(picture.contains(name), "{name}: {picture}");
+    }
     for row in ["gRPC calls, bare", "pushes, bare", "checks, Ed25519 and ES256", "1024 waiting"] {
         assert!(said.contains(row), "{said}");
     }

@@ -10,6 +10,7 @@ pub mod ceiling;
 mod inside;
 pub mod overload;
 pub mod parts;
+pub mod plot;
 pub mod waiting;
 pub mod whole;
 

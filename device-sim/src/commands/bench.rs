@@ -9,7 +9,7 @@ use std::{
 
 use anyhow::{Context as _, ensure};
 use clap::Subcommand;
-use device_sim::bench::{Plan, ceiling, overload, waiting};
+use device_sim::bench::{Plan, ceiling, overload, plot, waiting};
 use indicatif::ProgressBar;
 use serde::Serialize;
 
@@ -50,6 +50,9 @@ pub(crate) struct Ceiling {
     /// For how long bare calls and appends are measured in a round, in seconds
     #[arg(long, value_name = "S", default_value_t = 3, value_parser = clap::value_parser!(u16).range(1..=3_600))]
     seconds: u16,
+    /// Draws them here, as SVG
+    #[arg(long, value_name = "FILE")]
+    plot: Option<PathBuf>,
     #[command(flatten)]
     output: Output,
 }
@@ -135,7 +138,9 @@ impl Ceiling {
         let spinner = spinner();
         let measured = ceiling::measure(&plan, &program, |step| spinner.set_message(step.to_owned())).await;
         spinner.finish_and_clear();
-        self.output.write(&measured?)
+        let measured = measured?;
+        self.output.write(&measured)?;
+        self.plot.map_or(Ok(()), |file| write(&file, &plot::svg(&measured)))
     }
 }
 

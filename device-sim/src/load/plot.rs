@@ -14,7 +14,7 @@ const BOTTOM: f64 = 56.0;
 /// Points of a curve.
 const STEPS: u32 = 240;
 /// Colours that differ for everybody (Okabe and Ito, 2008).
-const COLOURS: [&str; 3] = ["#0072b2", "#d55e00", "#009e73"];
+pub(crate) const COLOURS: [&str; 3] = ["#0072b2", "#d55e00", "#009e73"];
 
 /// The picture.
 pub fn svg(report: &Report) -> String {
@@ -134,6 +134,11 @@ fn label(us: u64) -> String {
         1_000..1_000_000 => format!("{} ms", us / 1_000),
         _ => format!("{} s", us / 1_000_000),
     }
+}
+
+/// A number without the digits that say nothing.
+pub(crate) fn number_label(value: f64) -> String {
+    format!("{value:.1}").trim_end_matches(".0").to_owned()
 }
 
 #[allow(clippy::cast_precision_loss, reason = "a pixel is coarser")]
