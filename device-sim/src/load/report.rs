@@ -231,7 +231,8 @@ impl Latencies {
 pub(super) fn milliseconds(us: u64) -> String {
     match us {
         0..10_000 => format!("{:.1} ms", count(us) / 1e3),
-        10_000..10_000_000 => format!("{} ms", us / 1_000),
+        10_000..1_000_000 => format!("{} ms", us / 1_000),
+        1_000_000..10_000_000 => format!("{:.2} s", count(us) / 1e6),
         _ => format!("{:.1} s", count(us) / 1e6),
     }
 }

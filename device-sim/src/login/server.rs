@@ -199,14 +199,9 @@ impl LoginServer {
         &self,
         sign_in: &SignIn,
         clock: &Clock,
-        mut told: impl FnMut(&Update),
+        told: impl FnMut(&Update),
     ) -> Result<Outcome, Refusal> {
-        let only_updates = |news: News<'_>| {
-            if let News::Update(update) = news {
-                told(update);
-            }
-        };
-        self.follow_to_outcome(sign_in, clock, only_updates).await
+        self.follow_to_outcome(sign_in, clock, only_updates(told)).await
     }
 
     /// The same for a page that also says when the broker does not answer.
@@ -214,19 +209,10 @@ impl LoginServer {
         &self,
         sign_in: &SignIn,
         clock: &Clock,
-        mut told: impl FnMut(News<'_>),
+        told: impl FnMut(News<'_>),
     ) -> Result<Outcome, Refusal> {
-        let mut backoff = Backoff::new();
-        let mut known = Known::default();
-        loop {
-            let opened = match &known.approval_id {
-                None => self.request(sign_in).await,
-                Some(id) => self.watch(id, known.sequence).await,
-            };
-            if let Some(outcome) = known.follow(opened, &mut backoff, clock, &mut told).await? {
-                return Ok(outcome);
-            }
-        }
+        let opened = self.request(sign_in).await;
+        self.follow(opened, Some(sign_in), Known::default(), clock, told).await
     }
 
     /// The same for a page that gives up at once when the broker does not take the request.
@@ -234,25 +220,10 @@ impl LoginServer {
         &self,
         sign_in: &SignIn,
         clock: &Clock,
-        mut told: impl FnMut(&Update),
+        told: impl FnMut(&Update),
     ) -> Result<Outcome, Refusal> {
-        let mut only_updates = |news: News<'_>| {
-            if let News::Update(update) = news {
-                told(update);
-            }
-        };
-        let mut backoff = Backoff::new();
-        let mut known = Known::default();
-        let mut opened = Ok(self.request(sign_in).await?);
-        loop {
-            if let Some(outcome) = known.follow(opened, &mut backoff, clock, &mut only_updates).await? {
-                return Ok(outcome);
-            }
-            opened = match &known.approval_id {
-                None => self.request(sign_in).await,
-                Some(id) => self.watch(id, known.sequence).await,
-            };
-        }
+        let opened = Ok(self.request(sign_in).await?);
+        self.follow(opened, Some(sign_in), Known::default(), clock, only_updates(told)).await
     }
 
     /// The same for an approval that waits already: the updates after `after_sequence`, to its outcome.
@@ -261,20 +232,42 @@ impl LoginServer {
         approval_id: &str,
         after_sequence: u32,
         clock: &Clock,
-        mut told: impl FnMut(&Update),
+        told: impl FnMut(&Update),
     ) -> Result<Outcome, Refusal> {
-        let mut only_updates = |news: News<'_>| {
-            if let News::Update(update) = news {
-                told(update);
-            }
-        };
+        let opened = self.watch(approval_id, after_sequence).await;
+        let known = Known { approval_id: Some(approval_id.to_owned()), sequence: after_sequence };
+        self.follow(opened, None, known, clock, only_updates(told)).await
+    }
+
+    /// From a stream to the outcome, through as many more as it takes. Who knows no approval yet needs a sign-in to ask
+    /// for one.
+    async fn follow(
+        &self,
+        mut opened: Result<Updates, Refusal>,
+        sign_in: Option<&SignIn>,
+        mut known: Known,
+        clock: &Clock,
+        mut told: impl FnMut(News<'_>),
+    ) -> Result<Outcome, Refusal> {
         let mut backoff = Backoff::new();
-        let mut known = Known { approval_id: Some(approval_id.to_owned()), sequence: after_sequence };
         loop {
-            let opened = self.watch(approval_id, known.sequence).await;
-            if let Some(outcome) = known.follow(opened, &mut backoff, clock, &mut only_updates).await? {
+            if let Some(outcome) = known.follow(opened, &mut backoff, clock, &mut told).await? {
                 return Ok(outcome);
             }
+            opened = match (&known.approval_id, sign_in) {
+                (Some(id), _) => self.watch(id, known.sequence).await,
+                (None, Some(sign_in)) => self.request(sign_in).await,
+                (None, None) => unreachable!("what is watched has an id"),
+            };
+        }
+    }
+}
+
+/// For a page that does not want to know when the broker is away.
+fn only_updates(mut told: impl FnMut(&Update)) -> impl FnMut(News<'_>) {
+    move |news| {
+        if let News::Update(update) = news {
+            told(update);
         }
     }
 }
