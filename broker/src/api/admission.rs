@@ -78,16 +78,16 @@ impl Admission {
 
     /// Looks how much there is to do before one has one's turn, until the broker stops.
     pub async fn watch(self: Arc<Self>, stopping: CancellationToken) {
+        if self.queue_max == Duration::MAX {
+            return stopping.cancelled().await;
+        }
         let cores = Handle::current().metrics().num_workers();
         let cores = u32::try_from(cores).unwrap_or(u32::MAX).max(1);
         while !stopping.is_cancelled() {
             let (interval, mut least) = (Stopwatch::start(), Duration::MAX);
             while interval.elapsed() < INTERVAL {
                 tokio::time::sleep(NAP).await;
-                // Who has just been woken is let go first. From here on it stands behind all who wait for their turn.
-                let work = CpuWatch::start();
-                tokio::task::yield_now().await;
-                least = least.min(work.used() / cores);
+                least = least.min(work_before_ones_turn().await / cores);
             }
             self.seen(least);
         }
@@ -115,8 +115,22 @@ impl Admission {
     }
 }
 
+/// The CPU time that is used before a task that comes now has its turn. It comes from a thread that works on no tasks
+/// itself, and so stands in the queue that all workers share. (A worker's own tasks go into a short queue of its own, and
+/// one that yields is not behind what waits in the other: neither would see how much there is.)
+async fn work_before_ones_turn() -> Duration {
+    let (runtime, work) = (Handle::current(), CpuWatch::start());
+    let comes = tokio::task::spawn_blocking(move || runtime.spawn(async move { work.used() }));
+    match comes.await {
+        Ok(turn) => turn.await.unwrap_or_default(),
+        Err(_) => Duration::ZERO,
+    }
+}
+
 #[cfg(test)]
 mod tests {
+    use std::{pin::pin, sync::Barrier};
+
     use super::*;
 
     const MAX: Duration = Duration::from_millis(5);
@@ -163,6 +177,36 @@ mod tests {
         for _ in 0..100 {
             assert!((3..=6).contains(&let_in(&admission, 10)));
         }
+    }
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn work_that_waits_for_all_workers_is_seen() {
+        const TASKS: u32 = 2_000;
+        let each = Duration::from_micros(50);
+        let busy = move || {
+            let watch = CpuWatch::start();
+            while watch.used() < each {
+                std::hint::spin_loop();
+            }
+        };
+        let runtime = Handle::current();
+        let workers = runtime.metrics().num_workers();
+        let (held, holds) = (Arc::new(Barrier::new(workers + 1)), Arc::new(Barrier::new(workers + 1)));
+        for _ in 0..workers {
+            let (held, holds) = (Arc::clone(&held), Arc::clone(&holds));
+            drop(runtime.spawn(async move {
+                holds.wait();
+                held.wait();
+            }));
+        }
+        holds.wait();
+        (0..TASKS).for_each(|_| drop(runtime.spawn(async move { busy() })));
+        let mut before = pin!(work_before_ones_turn());
+        while runtime.metrics().global_queue_depth() <= TASKS as usize {
+            assert!(futures::poll!(&mut before).is_pending());
+        }
+        held.wait();
+        assert!(before.await > each * (TASKS / 2));
     }
 
     #[tokio::test]
