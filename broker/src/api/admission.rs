@@ -181,7 +181,7 @@ mod tests {
 
     #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
     async fn work_that_waits_for_all_workers_is_seen() {
-        const TASKS: u32 = 2_000;
+        const TASKS: u32 = 1_000;
         let each = Duration::from_micros(50);
         let busy = move || {
             let watch = CpuWatch::start();
