@@ -2,7 +2,10 @@
 
 use std::{
     fs,
-    os::unix::fs::{MetadataExt as _, PermissionsExt as _},
+    os::unix::{
+        fs::{MetadataExt as _, PermissionsExt as _},
+        process::ExitStatusExt as _,
+    },
     path::{Path, PathBuf},
     process::Command,
     sync::{Arc, Mutex},
@@ -272,6 +275,51 @@ fn the_next_backup_copies_only_what_is_new_and_what_an_interrupted_one_has_left_
     fs::write(to.join("manifest.json"), &newer)?;
     assert!(create(&broker, &to)?.0);
     Ok(())
+}
+
+#[test]
+fn no_log_begins_where_a_restore_was_killed_until_it_is_done() -> Result<()> {
+    let mut broker = with_entries(60)?;
+    let apart = Apart::new()?;
+    let paths = [("--to", apart.log()), ("--keys-to", apart.keys())];
+    let paths = paths.each_ref().map(|(option, path)| (*option, path.as_path()));
+    assert!(run(&broker, &["backup", "create"], &paths)?.0);
+    let home = broker.home();
+    for folder in ["log", "keys"] {
+        fs::rename(home.join(folder), home.join(format!("{folder}.lost")))?;
+    }
+    // The operating system kills it in the middle of the first segment, which is longer.
+    let killed = Command::new("sh")
+        .args(["-c", "ulimit -c 0; ulimit -f 2; exec \"$@\"", "sh"])
+        .arg(countersign())
+        .args(["restore", "--config"])
+        .arg(broker.config_file())
+        .arg("--from")
+        .arg(apart.log())
+        .arg("--keys-from")
+        .arg(apart.keys())
+        .output()?;
+    assert_eq!(killed.status.signal(), Some(25), "SIGXFSZ: {}", String::from_utf8_lossy(&killed.stderr));
+    let left = home.join("log/journal.restoring");
+    assert!(left.read_dir()?.next().is_some() && home.join("keys/broker-id").exists());
+
+    let names = left.to_str().unwrap();
+    let (status, said) = broker.start_in_vain()?;
+    assert!(
+        !status.success() && said.contains(names) && said.contains("run `countersign restore` again"),
+        "{said}"
+    );
+    let (_, said, _) = broker.command(&["doctor", "--offline"])?;
+    assert!(said.contains(names), "{said}");
+    let (_, _, said) = broker.command(&["log", "show"])?;
+    assert!(said.contains(names), "{said}");
+    assert!(!home.join("log/journal").exists(), "nothing has begun there");
+
+    let paths = [("--from", apart.log()), ("--keys-from", apart.keys())];
+    let paths = paths.each_ref().map(|(option, path)| (*option, path.as_path()));
+    let (well, said, error) = run(&broker, &["restore"], &paths)?;
+    assert!(well && !left.exists(), "{said} {error}");
+    broker.start()
 }
 
 #[test]

@@ -136,6 +136,8 @@ pub(crate) fn restore(options: &Restore) -> anyhow::Result<()> {
         }
         None => {}
     }
+    // Before the keys: with them alone, a start would begin a new log in this one's name.
+    backup::begin_restore(log)?;
     if let Some(from) = &keys_from {
         keys::backup::restore(from, keys)?;
         println!("{}: the keys", keys.display());

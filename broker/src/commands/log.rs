@@ -15,7 +15,10 @@ use anyhow::Context as _;
 use clap::{Args, Subcommand};
 use countersign::{
     keys::{self, Keys},
-    log::{Ending, Entry, EventRecord, OfflineLog, Position, StartError, StreamId, log_exists},
+    log::{
+        Ending, Entry, EventRecord, OfflineLog, Position, StartError, StreamId, backup::unfinished_restore,
+        log_exists,
+    },
 };
 use countersign_domain::ApprovalId;
 use countersign_proto::v1;
@@ -136,6 +139,9 @@ fn as_far_as_it_is_read(done: anyhow::Result<()>) -> anyhow::Result<()> {
 }
 
 fn must_exist(folder: &Path) -> anyhow::Result<()> {
+    if let Some(unfinished) = unfinished_restore(folder)? {
+        return Err(StartError::Restoring { unfinished }.into());
+    }
     let there = log_exists(folder)?;
     anyhow::ensure!(there, "there is no log yet in {}: `countersign serve` makes it", folder.display());
     Ok(())

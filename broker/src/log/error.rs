@@ -147,6 +147,15 @@ pub enum StartError {
         /// The log's folder.
         folder: PathBuf,
     },
+    /// A backup is being put here, or was, and not all of it is.
+    #[error(
+        "a restore has not come to its end: there is {}, and no log yet; run `countersign restore` again (or wait, if it \
+         runs), or delete that folder if a new log is meant to begin here", .unfinished.display()
+    )]
+    Restoring {
+        /// What is there of it.
+        unfinished: PathBuf,
+    },
     /// A limit in its configuration makes no sense.
     #[error("log configuration: {0}")]
     Config(&'static str),

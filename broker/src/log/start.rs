@@ -22,6 +22,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
+use super::backup::unfinished_restore;
 use super::entry::{Entry, Position};
 use super::error::{Contradiction, Damage, DiskError, StartError};
 use super::format::{EntryHeader, decode_entry, put_behind_length, split_entries};
@@ -61,6 +62,10 @@ pub(crate) fn start(
     new_id: JournalId,
     disk: &Arc<dyn Disk>,
 ) -> Result<Started, StartError> {
+    // A new log would stand in the way of the one that is being restored, and nobody would know of it.
+    if let Some(unfinished) = unfinished_restore(&config.folder)? {
+        return Err(StartError::Restoring { unfinished });
+    }
     for folder in [&config.folder, &config.journal_folder(), &config.snapshot_folder()] {
         make_folder(folder)?;
     }

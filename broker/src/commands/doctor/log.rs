@@ -10,7 +10,7 @@ use std::{
 use countersign::{
     clock::Stopwatch,
     config::Config,
-    log::{Ending, OfflineLog, log_exists, verify},
+    log::{Ending, OfflineLog, backup::unfinished_restore, log_exists, verify},
 };
 use countersign_domain::Timestamp;
 use countersign_proto::v1;
@@ -33,6 +33,11 @@ pub(super) async fn look(
     findings: &mut Findings,
 ) -> Option<Timestamp> {
     let folder = &config.log.folder;
+    if let Ok(Some(unfinished)) = unfinished_restore(folder) {
+        let todo = "run `countersign restore` again; if a new log is meant to begin here, delete that folder";
+        findings.fail("log", format!("{}: a restore has not come to its end", unfinished.display()), todo);
+        return None;
+    }
     match log_exists(folder) {
         Err(error) => {
             findings.fail("log", error, "let the broker's user read it");

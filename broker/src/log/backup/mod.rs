@@ -236,15 +236,36 @@ pub fn check(from: &Path) -> Result<Manifest, Error> {
     Ok(manifest)
 }
 
+/// Marks the place of a log that is not there as one that a backup is being put into: until [`restore`] is done, no log
+/// begins there.
+pub fn begin_restore(log: &Path) -> Result<(), Error> {
+    must_be_free(log)?;
+    let making = log.join(RESTORING_FOLDER);
+    make_folder(&making)?;
+    sync_folder(log)?;
+    if let Some(above) = log.parent().filter(|above| !above.as_os_str().is_empty()) {
+        sync_folder(above)?;
+    }
+    // What an interrupted one has left; the mark itself stays all the time.
+    for name in OsDisk.names(&making).map_err(failed("list", &making))? {
+        fs::remove_file(making.join(&name)).map_err(failed("remove", &making))?;
+    }
+    Ok(())
+}
+
+/// What a restore that was interrupted, or goes on, has left where there is no log; none if there is nothing of it.
+pub fn unfinished_restore(log: &Path) -> Result<Option<PathBuf>, DiskError> {
+    let making = log.join(RESTORING_FOLDER);
+    let begun = making.try_exists().map_err(failed("look at", &making))?;
+    let none = list_segments(&OsDisk, &log.join(JOURNAL_FOLDER))?.is_empty();
+    Ok(Some(making).filter(|_| begun && none))
+}
+
 /// Puts a backup that was checked in the place of a log that is not there. It is read once more while it is copied; the
 /// journal gets its name when all of it is on disk.
 pub fn restore(from: &Path, checked: &Manifest, log: &Path) -> Result<(), Error> {
-    must_be_free(log)?;
+    begin_restore(log)?;
     let making = log.join(RESTORING_FOLDER);
-    if making.exists() {
-        fs::remove_dir_all(&making).map_err(failed("remove", &making))?;
-    }
-    make_folder(&making)?;
     for file in &checked.files {
         let path = from.join(&file.path);
         let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
@@ -264,11 +285,7 @@ pub fn restore(from: &Path, checked: &Manifest, log: &Path) -> Result<(), Error>
     must_be_free(log)?;
     let journal = log.join(JOURNAL_FOLDER);
     fs::rename(&making, &journal).map_err(failed("rename to", &journal))?;
-    sync_folder(log)?;
-    if let Some(above) = log.parent().filter(|above| !above.as_os_str().is_empty()) {
-        sync_folder(above)?;
-    }
-    Ok(())
+    Ok(sync_folder(log)?)
 }
 
 /// Whether a log can be put there: nothing of another one is.
