@@ -17,12 +17,21 @@ use countersign::{
 };
 use countersign_envelope::Algorithm;
 use countersign_proto::v1::OutcomeKind;
-use countersign_tests::{Broker, Result, World, programs::countersign, world::PATIENCE};
-use device_sim::push_services::Service;
+use countersign_tests::{
+    Broker, Result, World,
+    programs::countersign,
+    world::{PATIENCE, REALM, outcome, register},
+};
+use device_sim::{
+    login::{ApiKey, LoginServer},
+    phone::{Asked, Decision},
+    push_services::Service,
+    wire::Transport,
+};
 use tempfile::TempDir;
 use tokio_util::sync::CancellationToken;
 
-use crate::support::{approve, ask, past::open_log, started, world_with};
+use crate::support::{approve, ask, past::open_log, set, started, world_with};
 
 /// Folders for a backup's log and its keys.
 struct Apart {
@@ -73,7 +82,7 @@ async fn sign_in_until(
     while !stop.is_cancelled() {
         let (mut updates, issued) = ask(&world.login, &world.sign_in("alice")).await?;
         approve(&world, &alice.phone, &issued).await?;
-        countersign_tests::world::outcome(&mut updates).await?;
+        outcome(&mut updates).await?;
         told.lock().unwrap().push(issued.approval_id);
     }
     Ok(())
@@ -134,7 +143,7 @@ async fn a_backup_under_load_holds_all_that_was_told_before_it_and_the_same_phon
     assert!(before.len() < after, "the load went on behind the last backup");
     let (mut updates, issued) = ask(&world.login, &world.sign_in("bob")).await?;
     approve(&world, &bob.phone, &issued).await?;
-    assert_eq!(countersign_tests::world::outcome(&mut updates).await?.kind(), OutcomeKind::Approved);
+    assert_eq!(outcome(&mut updates).await?.kind(), OutcomeKind::Approved);
     Ok(())
 }
 
@@ -274,6 +283,95 @@ fn the_next_backup_copies_only_what_is_new_and_what_an_interrupted_one_has_left_
     assert_eq!(report["head"].as_u64(), first.of.head, "{report}");
     fs::write(to.join("manifest.json"), &newer)?;
     assert!(create(&broker, &to)?.0);
+    Ok(())
+}
+
+/// The log's settings, so small that there is something to archive.
+const SMALL_LOG: &str =
+    "[log]\nsegment_bytes = 4096\nretention_days = 0\nretention_entries = 256\narchive_every_s = 86400\n";
+
+/// How many segments of a log are archived.
+fn archived(broker: &Broker) -> Result<usize> {
+    let segments = files(&broker.home().join("log/journal"))?;
+    Ok(segments.iter().filter(|file| file.extension().is_some_and(|end| end == "arc")).count())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_archived_log_is_backed_up_while_it_serves_and_where_it_is_restored_old_sign_ins_are_shown_and_new_ones_approved()
+-> Result<()> {
+    let small = |text: String| {
+        let text = text.replace("[log]\n", SMALL_LOG);
+        set(&text, &[("requests_per_5_min", "1000"), ("calls_per_s_of_device", "0"), ("digits", "6")])
+    };
+    let world = Arc::new(World::with_edited("", small).await?);
+    let bob = world.enrol("bob", Service::Fcm, Algorithm::Es256).await?;
+    let (mut updates, old) = ask(&world.login, &world.sign_in("bob")).await?;
+    approve(&world, &bob.phone, &old).await?;
+    outcome(&mut updates).await?;
+    for number in 0..100 {
+        register(&world.broker, &format!("Service {number}"), REALM).await?;
+    }
+    let apart = Apart::new()?;
+    let paths = [("--to", apart.log()), ("--keys-to", apart.keys())];
+    let back_up = || {
+        let paths = paths.each_ref().map(|(option, path)| (*option, path.as_path()));
+        let (well, said, error) =
+            tokio::task::block_in_place(|| run(&world.broker, &["backup", "create"], &paths))?;
+        assert!(well, "{said} {error}");
+        backup::check(&apart.log()).map_err(anyhow::Error::from)
+    };
+    // What the first one has copied as it was written, the second one meets compressed.
+    let before = back_up()?;
+    let (stop, told) = (CancellationToken::new(), Arc::default());
+    let load = tokio::spawn(sign_in_until(Arc::clone(&world), stop.clone(), Arc::clone(&told)));
+    until_told(&told, 5).await?;
+    assert!(world.broker.command(&["log", "archive"])?.0.success());
+    let at_first = archived(&world.broker)?;
+    assert!(at_first > 3, "{at_first}");
+    until_told(&told, 30).await?;
+    back_up()?;
+    assert!(world.broker.command(&["log", "archive"])?.0.success());
+    assert!(archived(&world.broker)? > at_first, "what was last and open the last time is compressed, too");
+    until_told(&told, 5).await?;
+    let after = back_up()?;
+    // And a first one of a log that has always been compressed.
+    let afresh = Apart::new()?;
+    let (well, said, error) = tokio::task::block_in_place(|| create(&world.broker, &afresh.log()))?;
+    assert!(well, "{said} {error}");
+    stop.cancel();
+    load.await??;
+    assert!(before.of.head < after.of.head && after.of.head <= backup::check(&afresh.log())?.of.head);
+    assert!(after.files.starts_with(&before.files[..before.files.len() - 2]), "what was whole is as it was");
+    let verify = Command::new(countersign()).args(["backup", "verify"]).arg(apart.log()).output()?;
+    assert!(verify.status.success(), "{}", String::from_utf8_lossy(&verify.stderr));
+
+    for from in [apart.log(), afresh.log()] {
+        let mut elsewhere = Broker::make("")?;
+        fs::remove_dir_all(elsewhere.home().join("keys"))?;
+        let keys = apart.keys();
+        let (well, said, error) =
+            run(&elsewhere, &["restore"], &[("--from", &from), ("--keys-from", &keys)])?;
+        assert!(well, "{said} {error}");
+        assert_eq!(archived(&elsewhere)?, 0, "it is plain, and grows old again");
+        let show = ["log", "show", "--json", "--approval", &old.approval_id];
+        let (status, shown, error) = elsewhere.command(&show)?;
+        assert!(status.success() && shown == world.broker.command(&show)?.1, "{shown} {error}");
+        assert!(shown.lines().count() >= 2 && shown.contains("ApprovalApproved"), "{shown}");
+        elsewhere.start()?;
+        let (status, said, _) = elsewhere.command(&["log", "verify"])?;
+        assert!(status.success() && said.contains("Sound."), "{said}");
+        let there = Transport::to(elsewhere.address()).open()?;
+        let login = LoginServer::new(&there, Some(ApiKey::new(&world.sign_in_key)));
+        assert_eq!(login.get(&old.approval_id).await?.outcome.unwrap().kind(), OutcomeKind::Approved);
+        let (mut updates, issued) = ask(&login, &world.sign_in("bob")).await?;
+        let Asked::SignIn(challenge) = bob.phone.fetch(&there, &issued.approval_id, world.now()).await?.asked
+        else {
+            panic!("a trial came where a challenge should");
+        };
+        let yes = Decision::Approve { number: issued.number.expose() };
+        bob.phone.answer(&there, &challenge, yes).await?;
+        assert_eq!(outcome(&mut updates).await?.kind(), OutcomeKind::Approved);
+    }
     Ok(())
 }
 

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! manifest.json    what there is, with SHA-256 of each file, and of itself; written last, in one step
-//! journal/         the journal's segments, record by record as they were read
+//! journal/         the journal's segments, record by record as they were read; plain, whatever is archived in the log
 //! lock             one backup at a time
 //! ```
 //!
@@ -25,12 +25,12 @@ use std::io::{self, Read as _};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use self::copy::{Copied, copy};
+use self::copy::{Copied, Known, copy, copy_archived};
 use self::manifest::{Listed, Manifest, Of, Sum, sync_folder};
 use super::entry::Position;
 use super::error::{Corruption, DiskError, FileError, StartError};
 use super::journal::disk::{Disk, DiskFile, OsDisk, TEMPORARY, install};
-use super::journal::format::JournalId;
+use super::journal::format::{Form, JournalId};
 use super::journal::segment::{SegmentReader, list_segments, segment_name};
 use super::local::JOURNAL_FOLDER;
 use super::lock::Lock;
@@ -168,7 +168,13 @@ pub fn create(log: &Path, to: &Path, broker_id: &str, now_ms: u64) -> Result<Mad
         let is_last = segment.first == newest.first;
         let mut copied = None;
         install(&disk, &to.join(JOURNAL_FOLDER), &name, |file| {
-            let done = copy(&mut source, file, is_last, known.map(|known| known.bytes))?;
+            let done = match source.header.form {
+                Form::Plain => copy(&mut source, file, is_last, known.map(|known| known.bytes))?,
+                Form::Archived => {
+                    let own = known.map(|known| own_segment(to, segment.first, id, known)).transpose()?;
+                    copy_archived(&mut source, file, own)?
+                }
+            };
             if known.is_some_and(|known| done.prefix.as_ref() != Some(&known.sha256)) {
                 return Err(match known {
                     Some(known) if done.bytes < known.bytes && is_last => {
@@ -349,6 +355,19 @@ fn open(to: &Path, broker_id: &str) -> Result<(Lock, Manifest), Error> {
         }
     }
     Ok((lock, manifest))
+}
+
+/// A segment as the backup has it.
+fn own_segment(to: &Path, first: Position, id: JournalId, known: &Listed) -> Result<Known, Error> {
+    let own = SegmentReader::open(&OsDisk, &to.join(JOURNAL_FOLDER), first, Some(id));
+    let own = own.map_err(|error| match error {
+        FileError::Corrupt(corruption) => {
+            let problem = format!("is not what was written ({})", corruption.damage);
+            Error::NotAsWritten { file: corruption.file, problem }
+        }
+        FileError::Disk(error) => Error::Disk(error),
+    })?;
+    Ok((own, known.bytes))
 }
 
 /// Whether a file has at least the bytes that are listed of it.
