@@ -21,6 +21,7 @@ mod log_command;
 mod metrics;
 mod operators;
 mod outcomes;
+mod overload;
 mod push_faults;
 mod race;
 mod rates;

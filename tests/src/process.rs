@@ -28,6 +28,7 @@ const START_MAX: Duration = Duration::from_secs(60);
 pub struct Broker {
     folder: Folder,
     port: u16,
+    queue_ms: u64,
     child: Option<Child>,
 }
 
@@ -51,7 +52,8 @@ impl Broker {
     fn make_in(folder: Folder, configuration: &str) -> Result<Self> {
         // The same port at every start, so that whoever waits finds the broker again.
         let port = free_port()?;
-        let broker = Self { folder, port, child: None };
+        // A debug build on a machine that runs all tests at once would send some of them away, and be right.
+        let broker = Self { folder, port, queue_ms: 0, child: None };
         let address = format!("127.0.0.1:{port}");
         let made = Command::new(programs::countersign())
             .args(["init", "--listen", &address, "--public-url", &format!("http://{address}")])
@@ -95,6 +97,12 @@ impl Broker {
         self.port
     }
 
+    /// From the next start on it sends new work away when there is more than this before each core, as `limits.queue_ms`
+    /// has it. Without this it lets in all.
+    pub fn shed_beyond(&mut self, queue_ms: u64) {
+        self.queue_ms = queue_ms;
+    }
+
     /// Starts the process and waits until it serves.
     pub fn start(&mut self) -> Result<()> {
         let mut child = self.serve().stdout(Stdio::piped()).stderr(self.stderr()?).spawn()?;
@@ -132,8 +140,7 @@ impl Broker {
     fn serve(&self) -> Command {
         let mut command = Command::new(programs::countersign());
         command.args(["serve", "--config"]).arg(self.config_file()).stdin(Stdio::null());
-        // A debug build on a machine that runs all tests at once would send some of them away, and be right.
-        command.env("COUNTERSIGN__LIMITS__QUEUE_MS", "0");
+        command.env("COUNTERSIGN__LIMITS__QUEUE_MS", self.queue_ms.to_string());
         command
     }
 
@@ -163,11 +170,15 @@ impl Broker {
         Ok(())
     }
 
+    /// Its process.
+    pub fn process(&self) -> Result<Pid> {
+        let child = self.child.as_ref().context("the broker does not run")?;
+        Pid::from_raw(i32::try_from(child.id())?).context("a process id is not 0")
+    }
+
     /// Sends a signal.
     pub fn signal(&self, signal: Signal) -> Result<()> {
-        let child = self.child.as_ref().context("the broker does not run")?;
-        let id = Pid::from_raw(i32::try_from(child.id())?).context("a process id is not 0")?;
-        Ok(kill_process(id, signal)?)
+        Ok(kill_process(self.process()?, signal)?)
     }
 
     /// Bytes of memory that the process has now (VmRSS).

@@ -144,14 +144,16 @@ fn rate(count: usize, took: Duration) -> f64 {
     count as f64 / took.as_secs_f64().max(f64::MIN_POSITIVE)
 }
 
-/// A process that has a part of one core, until this is dropped.
-struct Held {
+/// A process that has a part of one core, until this is dropped: it is stopped and let go on many times a second.
+#[derive(Debug)]
+pub struct Held {
     over: Arc<AtomicBool>,
     thread: Option<JoinHandle<()>>,
 }
 
 impl Held {
-    fn to(process: Pid, share: f64) -> io::Result<Self> {
+    /// Holds it to this part of a core, more than 0 and at most 1.
+    pub fn to(process: Pid, share: f64) -> io::Result<Self> {
         let mut one = CpuSet::new();
         one.set(0);
         for task in fs::read_dir(format!("/proc/{}/task", process.as_raw_nonzero()))? {
