@@ -3,11 +3,12 @@
 use std::{net::IpAddr, time::Duration};
 
 use bytes::Bytes;
-use countersign_envelope::{Algorithm, payload_type};
+use countersign_envelope::{Algorithm, EnrolmentCode, payload_type};
 use countersign_proto::v1::{self, authenticators_client::AuthenticatorsClient};
 use countersign_tests::{Result, World, world::PATIENCE};
 use device_sim::{
-    login::{ApiKey, LoginServer},
+    login::{ApiKey, LoginServer, Step},
+    phone::{Invitation, PushKind, enrol::Claim},
     push_services::Service,
     wire::Refusal,
 };
@@ -16,7 +17,9 @@ use tonic::{
     transport::{Channel, Endpoint},
 };
 
-use crate::support::{approve, ask, assert_refused, party, refusal, refused, told, world_with};
+use crate::support::{
+    approve, ask, assert_refused, new_phone, party, push_of, refusal, refused, told, world_with,
+};
 
 /// So many a second, and ten at once.
 const ONE: &str = "1";
@@ -182,4 +185,73 @@ async fn a_device_calls_so_often_and_nobody_can_use_that_up_for_it() -> Result<(
     };
     tokio::time::timeout(PATIENCE, again).await?;
     Ok(())
+}
+
+#[tokio::test]
+async fn who_guesses_enrolment_codes_is_sent_away_unread_and_the_right_one_is_taken_from_elsewhere()
+-> Result<()> {
+    let world = world_with(&[("failures_per_s_of_address", ONE)]).await?;
+    let begun = world.page.begin("alice").await?;
+    let invitation = Invitation::scanned(&begun.uri)?;
+    let broker = invitation.broker(&world.transport).await?;
+    let new = new_phone(&world, "phone", Algorithm::Ed25519)?;
+    let guess = new.claim(&broker, &EnrolmentCode::from_random(&[0x5a; 12]));
+    let right = new.claim(&broker, invitation.code());
+    let there = phones_at(&world, [127, 0, 0, 3]).await?;
+    let claim = async |claim: &Claim| {
+        let request = v1::CompleteEnrolmentRequest { claim: Some(claim.envelope().clone()) };
+        Ok(there.clone().complete_enrolment(request).await.map(drop)?)
+    };
+    for _ in 0..10 {
+        refused(claim(&guess).await, Code::Unauthenticated, "ENROLMENT_CODE_INVALID");
+    }
+    limited(&until_limited(async || claim(&guess).await).await, "failures");
+    let claim_right = async || {
+        until_limited(async || claim(&guess).await).await;
+        claim(&right).await
+    };
+    limited(&until_limited(claim_right).await, "failures");
+    right.complete(&world.transport).await?;
+    Ok(())
+}
+
+#[tokio::test]
+async fn who_guesses_push_tokens_is_sent_away_unread_and_the_phone_is_heard_from_elsewhere() -> Result<()> {
+    let world = world_with(&[("failures_per_s_of_address", ONE)]).await?;
+    let alice = world.enrol("alice", Service::Fcm, Algorithm::Ed25519).await?;
+    let (mut updates, issued) = ask(&world.login, &world.sign_in("alice")).await?;
+    let (_, push) = push_of(&alice, PushKind::Challenge).await?;
+    let there = phones_at(&world, [127, 0, 0, 4]).await?;
+    let acknowledge = async |token: &[u8]| {
+        let request = v1::AcknowledgeRequest {
+            kind: v1::acknowledge_request::Kind::Delivered.into(),
+            approval_id: push.id.clone(),
+            authenticator_id: push.authenticator_id.clone(),
+            token: Bytes::copy_from_slice(token),
+        };
+        Ok(there.clone().acknowledge(request).await.map(drop)?)
+    };
+    let mut forged = push.token.to_vec();
+    forged[0] ^= 1;
+    for _ in 0..10 {
+        refused(acknowledge(&forged).await, Code::Unauthenticated, "ACKNOWLEDGEMENT_INVALID");
+    }
+    limited(&until_limited(async || acknowledge(&forged).await).await, "failures");
+    let right = async || {
+        until_limited(async || acknowledge(&forged).await).await;
+        acknowledge(&push.token).await
+    };
+    limited(&until_limited(right).await, "failures");
+    alice.phone.acknowledge_delivered(&world.transport, &push).await?;
+    let delivered = async {
+        while let Some(update) = updates.next().await? {
+            match update.step {
+                Step::Progress(progress) if progress.kind == v1::progress::Kind::Delivered => return Ok(()),
+                _ => {}
+            }
+        }
+        anyhow::bail!("the page is not told")
+    };
+    tokio::time::timeout(PATIENCE, delivered).await??;
+    approve(&world, &alice.phone, &issued).await
 }
