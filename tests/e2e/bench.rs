@@ -82,3 +82,36 @@ fn logins_that_wait_are_weighed_and_all_are_told_in_the_end() -> Result<()> {
     assert!(said.contains("--rate 5: in 146 seconds 1000 logins cannot have come"), "{said}");
     Ok(())
 }
+
+#[test]
+fn more_than_the_broker_can_do_is_asked_for_and_nothing_that_it_took_is_lost() -> Result<()> {
+    let folder = tempfile::tempdir()?;
+    let file = folder.path().join("overload.json");
+    let written = file.display().to_string();
+    // It compares page, phone and log of each that was taken: one that is lost ends it with another status.
+    let (status, said) = bench(&[
+        "overload",
+        // So many that no account is asked for more often than one may be, however fast the machine is.
+        "--phones=128",
+        "--approvals=100",
+        "--share=0.2",
+        "--times=2",
+        "--seconds=1",
+        "--json",
+        &written,
+    ])?;
+    assert_eq!(status, 0, "{said}");
+    assert!(said.contains("requests were taken, and all of them approved"), "{said}");
+    let figures = json(&file)?;
+    let number = |name: &str| figures[name].as_f64().unwrap_or_else(|| panic!("{name}: {figures}"));
+    assert!(number("highest_per_second") > 0.0 && number("approved") > 0.0, "{figures}");
+    let twice = number("asked_per_second") / number("highest_per_second");
+    assert!((twice - 2.0).abs() < 0.01, "{figures}");
+    let all = number("asked_per_second").ceil();
+    assert_eq!(number("approved") + number("shed"), all, "each was approved or sent away: {figures}");
+    let goodput = number("approved_per_second") / number("highest_per_second");
+    assert!((number("goodput") - goodput).abs() < 0.01, "{figures}");
+    assert!(figures["request_to_number_us"]["p99"].as_u64() > Some(0), "{figures}");
+    assert_eq!(figures["cpu"].as_array().map(Vec::len), Some(2), "{figures}");
+    Ok(())
+}
