@@ -108,7 +108,8 @@ fn more_than_the_broker_can_do_is_asked_for_and_nothing_that_it_took_is_lost() -
     let twice = number("asked_per_second") / number("highest_per_second");
     assert!((twice - 2.0).abs() < 0.01, "{figures}");
     let all = number("asked_per_second").ceil();
-    assert_eq!(number("approved") + number("shed"), all, "each was approved or sent away: {figures}");
+    let each = number("approved") + number("shed");
+    assert!((each - all).abs() < 0.5, "each was approved or sent away: {figures}");
     let goodput = number("approved_per_second") / number("highest_per_second");
     assert!((number("goodput") - goodput).abs() < 0.01, "{figures}");
     assert!(figures["request_to_number_us"]["p99"].as_u64() > Some(0), "{figures}");
