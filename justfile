@@ -24,6 +24,10 @@ check:
 crash rounds="300" mode="power":
     tests/crash --rounds {{rounds}} --mode {{mode}}
 
+# A broker under load for a long time, on a disk that fails and is well again
+soak minutes="20":
+    tests/soak --minutes {{minutes}} --json soak.json --plot soak.svg
+
 # Broker, phones and logins on a simulated network
 simulate seeds="2000" from="0":
     tests/simulate --seeds {{seeds}} --from {{from}}

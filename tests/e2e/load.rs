@@ -82,6 +82,7 @@ async fn a_wrong_outcome_is_counted() -> Result<()> {
         mix: Mix::only(Profile::Approve),
         lifetime: Duration::from_secs(15),
         kills: 0,
+        survives: false,
         gives_up: false,
         seed: 1,
     };

@@ -144,7 +144,14 @@ impl SignIn {
             claim.keep();
             Ok(())
         });
-        recorded.await.unwrap_or_else(|error| std::panic::resume_unwind(error.into_panic()))
+        match recorded.await {
+            Ok(recorded) => recorded,
+            Err(error) => match error.try_into_panic() {
+                Ok(panic) => std::panic::resume_unwind(panic),
+                // The runtime ends, and with it whoever waits here.
+                Err(_) => std::future::pending().await,
+            },
+        }
     }
 
     /// Progress rides along with the next batch: losing the last of it repeats a push, no more.

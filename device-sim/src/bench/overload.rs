@@ -124,6 +124,7 @@ async fn sign_ins(
         mix: Mix::only(Profile::Approve),
         lifetime: LIFETIME,
         kills: 0,
+        survives: false,
         gives_up: true,
         seed: 1,
     };

@@ -4,7 +4,7 @@
 use std::fmt::Write as _;
 
 use super::ceiling::{Ceiling, Part};
-use crate::load::plot::{COLOURS, number_label};
+use crate::load::canvas::{COLOURS, number_label};
 
 const WIDTH: f64 = 900.0;
 const LEFT: f64 = 176.0;

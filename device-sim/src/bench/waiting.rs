@@ -53,7 +53,7 @@ pub struct Waiting {
 pub async fn measure(plan: &Plan, program: &Path, step: impl Fn(&str)) -> Result<Waiting, BenchError> {
     let connections = plan.logins.div_ceil(LOGINS_PER_CONNECTION);
     step("starting a broker and push services");
-    let size = Size { login_connections: connections, waiting_max: plan.logins + 1 };
+    let size = Size { login_connections: connections, waiting_max: plan.logins + 1, ..Size::default() };
     let mut stage = Stage::sized(program, size).await?;
     step(&format!("enrolling {} phones", plan.phones));
     let people = People::enrol(&stage, plan.phones, &Progress::default()).await?;
@@ -64,6 +64,7 @@ pub async fn measure(plan: &Plan, program: &Path, step: impl Fn(&str)) -> Result
         mix: Mix::after(plan.think, Profile::Approve),
         lifetime: LIFETIME,
         kills: 0,
+        survives: false,
         gives_up: false,
         seed: 1,
     };

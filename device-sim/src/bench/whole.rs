@@ -42,6 +42,7 @@ pub async fn measure(
         mix: Mix::only(Profile::Approve),
         lifetime: LIFETIME,
         kills: 0,
+        survives: false,
         gives_up: false,
         seed: 1,
     };

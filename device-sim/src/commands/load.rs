@@ -158,6 +158,7 @@ fn plan(args: &Args) -> anyhow::Result<Plan> {
         mix,
         lifetime: Duration::from_secs(args.lifetime.into()),
         kills: args.kill_broker,
+        survives: args.kill_broker > 0,
         gives_up: false,
         seed: args.seed.unwrap_or_else(|| device_sim::entropy::Names::new().next()),
     })

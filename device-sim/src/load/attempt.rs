@@ -5,6 +5,7 @@ use std::{sync::Arc, time::Duration};
 use tokio::{sync::oneshot, time::Instant};
 
 use super::{
+    Progress,
     mix::Part,
     pace::now,
     people::{Desk, Order, PhoneView},
@@ -12,7 +13,7 @@ use super::{
 };
 use crate::{
     clock::Clock,
-    login::{LoginServer, SignIn, Step, Update},
+    login::{LoginServer, News, SignIn, Step, Update},
     phone::Profile,
 };
 
@@ -24,7 +25,7 @@ pub(super) struct Attempt {
     pub(super) part: Part,
     pub(super) due: Instant,
     pub(super) lifetime: Duration,
-    /// Whether the broker may go away meanwhile.
+    /// Whether the phone goes on when the broker is away.
     pub(super) survives: bool,
     /// Whether the page gives up when the broker does not take its request.
     pub(super) gives_up: bool,
@@ -33,6 +34,7 @@ pub(super) struct Attempt {
     pub(super) application: Arc<str>,
     pub(super) desk: Desk,
     pub(super) clock: Clock,
+    pub(super) progress: Progress,
 }
 
 impl Attempt {
@@ -45,10 +47,11 @@ impl Attempt {
             // Who thinks for longer than the challenge lasts is another profile: `late`.
             think: self.part.think.min(self.lifetime / 2),
             patience: if self.survives { self.lifetime } else { Duration::ZERO },
+            progress: self.progress.clone(),
             done,
         });
         let (mut approval_id, mut to_number) = (None, None);
-        let told = |update: &Update| {
+        let mut told = |update: &Update| {
             if let (Step::Issued(issued), Some(order)) = (&update.step, order.take()) {
                 to_number = Some(self.due.elapsed());
                 self.desk.give(&issued.approval_id, Arc::new(order.with(issued.number.clone())));
@@ -58,7 +61,12 @@ impl Attempt {
         let ended = if self.gives_up {
             self.login.ask_once(&sign_in, &self.clock, told).await
         } else {
-            self.login.until_outcome(&sign_in, &self.clock, told).await
+            let news = |news: News<'_>| match news {
+                News::Update(update) => told(update),
+                News::Away(refusal) => self.progress.one_sent_away("page", refusal),
+                News::There => {}
+            };
+            self.login.follow_to_outcome(&sign_in, &self.clock, news).await
         };
         let outcome_at = now();
         // A page that has no number gives none: nobody waits for its phone.
@@ -81,6 +89,7 @@ impl Attempt {
             login: ended.map(|outcome| outcome.kind()),
             phone,
             phone_failed,
+            due: self.due,
             to_number,
             answer_to_outcome: answered_at
                 .filter(|_| is_decided_by_phone)

@@ -3,7 +3,7 @@
 use std::{
     fs, io,
     path::{Path, PathBuf},
-    process::Stdio,
+    process::{ExitStatus, Stdio},
     time::Duration,
 };
 
@@ -31,9 +31,12 @@ pub struct Usage {
     pub peak_bytes: u64,
 }
 
+/// The section of the configuration that says where the log is, as `countersign init` writes it.
+const LOG_SECTION: &str = "[log]\nfolder = \"log\"";
+
 /// A broker that was made for this load.
 #[derive(Debug)]
-pub(super) struct Broker {
+pub struct Broker {
     program: PathBuf,
     folder: PathBuf,
     address: String,
@@ -45,8 +48,13 @@ pub(super) struct Broker {
 }
 
 impl Broker {
-    /// Makes one in this folder, with this appended to its configuration.
-    pub(super) async fn make(program: &Path, folder: &Path, more: &str) -> Result<Self, StageError> {
+    /// Makes one in this folder, with this in its `[log]`, if anything, and this appended to its configuration.
+    pub(super) async fn make(
+        program: &Path,
+        folder: &Path,
+        log: Option<&str>,
+        more: &str,
+    ) -> Result<Self, StageError> {
         let address = format!("127.0.0.1:{}", free_port().map_err(StageError::io("find a free port"))?);
         let mut init = Command::new(program);
         init.args(["init", "--listen", &address, "--public-url", &format!("http://{address}")]).arg(folder);
@@ -58,7 +66,11 @@ impl Broker {
             });
         }
         let file = folder.join("countersign.toml");
-        let text = fs::read_to_string(&file).map_err(StageError::io("read the configuration"))?;
+        let mut text = fs::read_to_string(&file).map_err(StageError::io("read the configuration"))?;
+        if let Some(log) = log {
+            assert!(text.contains(LOG_SECTION), "countersign init writes it so");
+            text = text.replace(LOG_SECTION, &format!("[log]\n{log}"));
+        }
         fs::write(&file, format!("{text}\n{more}")).map_err(StageError::io("write the configuration"))?;
         let (program, folder) = (program.to_owned(), folder.to_owned());
         let metrics = format!("127.0.0.1:{}", free_port().map_err(StageError::io("find a free port"))?);
@@ -96,7 +108,7 @@ impl Broker {
     }
 
     /// Starts it and waits until it serves.
-    pub(super) async fn start(&mut self) -> Result<(), StageError> {
+    pub async fn start(&mut self) -> Result<(), StageError> {
         let log = fs::File::options().create(true).append(true).open(self.folder.join("stderr"));
         let mut serve = Command::new(&self.program);
         serve
@@ -150,8 +162,23 @@ impl Broker {
         self.before.and(self.running_usage())
     }
 
+    /// Waits until its process has ended by itself. Never, if there is none.
+    pub async fn ended(&mut self) -> io::Result<ExitStatus> {
+        let Some(child) = &mut self.child else { return std::future::pending().await };
+        let status = child.wait().await?;
+        self.child = None;
+        Ok(status)
+    }
+
+    /// What it has said on standard error so far, all its processes.
+    pub fn said(&self) -> String {
+        fs::read(self.folder.join("stderr"))
+            .map(|bytes| String::from_utf8_lossy(&bytes).into_owned())
+            .unwrap_or_default()
+    }
+
     /// The id of its process, while there is one.
-    pub(super) fn process(&self) -> Option<u32> {
+    pub fn process(&self) -> Option<u32> {
         self.child.as_ref().and_then(Child::id)
     }
 

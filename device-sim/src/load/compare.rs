@@ -27,8 +27,12 @@ pub struct Compared {
     pub expired_by_kill: u64,
 }
 
-/// Compares all sign-ins. Where the broker was killed, an answer may have come too late.
-pub fn compare(records: &[Record], logged: &Logged, was_killed: bool) -> Compared {
+/// Compares these sign-ins. Where the broker was killed, an answer may have come too late.
+pub fn compare<'a>(
+    records: impl IntoIterator<Item = &'a Record>,
+    logged: &Logged,
+    was_killed: bool,
+) -> Compared {
     let mut compared = Compared::default();
     for record in records {
         match check(record, logged, was_killed) {
@@ -112,7 +116,7 @@ mod tests {
 
     use super::*;
     use crate::{
-        load::mix::Part,
+        load::{mix::Part, pace::now},
         phone::profile::{Played, Said},
     };
 
@@ -126,6 +130,7 @@ mod tests {
             is_for_its_session: true,
             phone: Some(Played { profile, said }),
             phone_failed: None,
+            due: now(),
             to_number: None,
             answer_to_outcome: None,
             to_outcome: None,
@@ -142,7 +147,7 @@ mod tests {
     const EXPIRED: &str = r#"{"type":"ApprovalExpired","approval":"a"}"#;
 
     fn said(record: &Record, events: &str, was_killed: bool) -> String {
-        let compared = compare(std::slice::from_ref(record), &logged(events), was_killed);
+        let compared = compare([record], &logged(events), was_killed);
         compared.mismatches.iter().map(ToString::to_string).collect()
     }
 
@@ -186,7 +191,7 @@ mod tests {
         late.login = Ok(OutcomeKind::Expired);
         late.phone = None;
         assert!(said(&late, EXPIRED, false).contains("should have been approved"));
-        let compared = compare(&[late.clone()], &logged(EXPIRED), true);
+        let compared = compare([&late], &logged(EXPIRED), true);
         assert_eq!((compared.mismatches.len(), compared.expired_by_kill), (0, 1));
         // But not if it was told that it was in time.
         late.phone = record(Profile::Approve).phone;

@@ -3,13 +3,14 @@
 //! In the order of a run: [`stage`] (a broker, push services, a login server) → [`people`] (phones, enrolled through the
 //! public interface) → [`mix`] (who answers how, and how long people think) → [`pace`] (when the next one signs in) →
 //! `attempt` (one sign-in, at the page and at the phone) → [`record`] (what both saw) → [`logged`] (what the log says)
-//! → [`compare`] (whether all three agree) → [`report`] and [`plot`].
+//! → [`compare`] (whether all three agree) → [`report`] and [`plot`], on a [`canvas`].
 //!
 //! A sign-in's time counts from the moment at which it was due, not from when this process got round to it: a stall is
 //! in the figures, for whoever waited behind it too.
 
 mod attempt;
 mod broker;
+pub mod canvas;
 pub mod compare;
 pub mod logged;
 pub mod mix;
@@ -21,6 +22,7 @@ pub mod report;
 pub mod stage;
 
 use std::{
+    collections::BTreeMap,
     fmt,
     sync::{
         Arc, Mutex, PoisonError,
@@ -33,16 +35,16 @@ use tokio::task::JoinSet;
 
 use self::{attempt::Attempt, pace::Gate, record::Records};
 pub use self::{
-    broker::Usage,
+    broker::{Broker, Usage},
     compare::Mismatch,
     mix::Mix,
-    pace::Pace,
+    pace::{Pace, now},
     people::People,
     record::Record,
     report::Report,
     stage::{Size, Stage, StageError},
 };
-use crate::{clock::Clock, entropy::SplitMix64};
+use crate::{clock::Clock, entropy::SplitMix64, wire::Refusal};
 
 /// What is to be done.
 #[derive(Clone, Debug)]
@@ -57,6 +59,9 @@ pub struct Plan {
     pub lifetime: Duration,
     /// How often the broker is killed and started again meanwhile.
     pub kills: u32,
+    /// Whether phones go on through a broker that is away, or sends them away for now, as long as their challenge lasts.
+    /// Pages do in any case.
+    pub survives: bool,
     /// Whether pages give up when the broker does not take their request, instead of asking again.
     pub gives_up: bool,
     /// Where chance begins.
@@ -73,7 +78,8 @@ struct Counts {
     begun: AtomicU64,
     ended: AtomicU64,
     kills: AtomicU64,
-    outcomes: Mutex<std::collections::BTreeMap<&'static str, u64>>,
+    outcomes: Mutex<BTreeMap<&'static str, u64>>,
+    sent_away: Mutex<BTreeMap<String, u64>>,
 }
 
 impl Progress {
@@ -101,6 +107,16 @@ impl Progress {
     pub fn outcomes(&self) -> Vec<(&'static str, u64)> {
         let outcomes = self.0.outcomes.lock().unwrap_or_else(PoisonError::into_inner);
         outcomes.iter().map(|(name, count)| (*name, *count)).collect()
+    }
+
+    /// How often pages and phones were sent away for now, or lost the broker, by the reason that they were given.
+    pub fn sent_away(&self) -> BTreeMap<String, u64> {
+        self.0.sent_away.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    fn one_sent_away(&self, whom: &str, refusal: &Refusal) {
+        let mut sent_away = self.0.sent_away.lock().unwrap_or_else(PoisonError::into_inner);
+        *sent_away.entry(report::reason(whom, refusal)).or_default() += 1;
     }
 
     fn one_enrolled(&self) {
@@ -160,13 +176,14 @@ pub async fn run(
             part,
             due,
             lifetime: plan.lifetime,
-            survives: plan.kills > 0,
+            survives: plan.survives,
             gives_up: plan.gives_up,
             account: people.account(part.who),
             login: stage.login.clone(),
             application: stage.application.clone(),
             desk: people.desk.clone(),
             clock: clock.clone(),
+            progress: progress.clone(),
         };
         progress.one_begun();
         under_way.spawn(attempt.run());

@@ -93,6 +93,6 @@ pub(super) fn settle(
 
 /// Of what is measured here, only differences count.
 #[allow(clippy::disallowed_methods, reason = "a monotonic clock for durations; moments come from `Clock`")]
-pub(crate) fn now() -> Instant {
+pub fn now() -> Instant {
     Instant::now()
 }

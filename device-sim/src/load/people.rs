@@ -37,6 +37,7 @@ pub(super) struct Order {
     pub(super) think: Duration,
     /// How long the phone tries, if the broker is away.
     pub(super) patience: Duration,
+    pub(super) progress: Progress,
     pub(super) done: oneshot::Sender<PhoneView>,
 }
 
@@ -45,6 +46,7 @@ pub(super) struct Ordered {
     profile: Profile,
     think: Duration,
     patience: Duration,
+    progress: Progress,
     number: Number,
     done: Mutex<Option<oneshot::Sender<PhoneView>>>,
 }
@@ -59,8 +61,8 @@ pub(super) struct PhoneView {
 
 impl Order {
     pub(super) fn with(self, number: Number) -> Ordered {
-        let Self { profile, think, patience, done } = self;
-        Ordered { profile, think, patience, number, done: Mutex::new(Some(done)) }
+        let Self { profile, think, patience, progress, done } = self;
+        Ordered { profile, think, patience, progress, number, done: Mutex::new(Some(done)) }
     }
 }
 
@@ -208,7 +210,7 @@ impl Ring {
         let _ = self.phone.acknowledge_delivered(&self.transport, &push).await;
         let Some(order) = self.desk.take(&push.id).await else { return };
         let Some(done) = order.done.lock().unwrap_or_else(PoisonError::into_inner).take() else { return };
-        let view = match self.fetch(&push, order.patience).await {
+        let view = match self.fetch(&push, &order).await {
             Ok(challenge) => {
                 let _ = self.phone.acknowledge_opened(&self.transport, &push).await;
                 tokio::time::sleep(order.think).await;
@@ -232,7 +234,7 @@ impl Ring {
         let _ = done.send(view);
     }
 
-    async fn fetch(&self, push: &Push, patience: Duration) -> Result<Challenge, Box<str>> {
+    async fn fetch(&self, push: &Push, order: &Ordered) -> Result<Challenge, Box<str>> {
         let first = self.clock.now();
         loop {
             match self.phone.fetch(&self.transport, &push.id, self.clock.now()).await {
@@ -241,8 +243,9 @@ impl Ring {
                     Asked::Trial(_) => return Err("a trial came where a challenge should".into()),
                 },
                 Err(Error::Refused(refusal))
-                    if refusal.retry_helps() && self.clock.now().since(first) < patience =>
+                    if refusal.retry_helps() && self.clock.now().since(first) < order.patience =>
                 {
+                    order.progress.one_sent_away("phone", &refusal);
                     tokio::time::sleep(BETWEEN_TRIES).await;
                 }
                 Err(error) => return Err(error.to_string().into()),

@@ -23,6 +23,8 @@ pub struct Record {
     pub phone: Option<Played>,
     /// Why the phone did nothing, if that was not its part.
     pub phone_failed: Option<Box<str>>,
+    /// When it was due.
+    pub due: Instant,
     /// From when it was due until the page showed the number.
     pub to_number: Option<Duration>,
     /// From when the phone sent its answer until the page had the outcome.

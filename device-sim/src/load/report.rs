@@ -10,6 +10,7 @@ use super::{
     compare::{Compared, Mismatch},
     record::{Record, Records},
 };
+use crate::wire::Refusal;
 
 /// So many mismatches are told in full.
 const EXAMPLES_MAX: usize = 20;
@@ -125,12 +126,17 @@ impl Report {
 
 /// Refusals that were nobody's part.
 fn errors(record: &Record) -> Vec<String> {
-    let login = record.login.as_ref().err().map(|refusal| match refusal.reason() {
-        Some(reason) => format!("page: {reason}"),
-        None => format!("page: {:?}", refusal.code()),
-    });
+    let login = record.login.as_ref().err().map(|refusal| reason("page", refusal));
     let phone = record.phone_failed.as_ref().map(|why| format!("phone: {why}"));
     login.into_iter().chain(phone).collect()
+}
+
+/// Who was refused, and with what reason of the broker; without one, gRPC's name for what became of the call.
+pub(super) fn reason(whom: &str, refusal: &Refusal) -> String {
+    match refusal.reason() {
+        Some(reason) => format!("{whom}: {reason}"),
+        None => format!("{whom}: {:?}", refusal.code()),
+    }
 }
 
 fn tally<K: Ord>(of: impl Iterator<Item = K>) -> BTreeMap<K, u64> {
@@ -228,7 +234,7 @@ impl Latencies {
 }
 
 /// Microseconds, as people read them.
-pub(super) fn milliseconds(us: u64) -> String {
+pub fn milliseconds(us: u64) -> String {
     match us {
         0..10_000 => format!("{:.1} ms", count(us) / 1e3),
         10_000..1_000_000 => format!("{} ms", us / 1_000),

@@ -26,17 +26,19 @@ const REALM: &str = "load.example";
 const PHONE_CONNECTIONS: usize = 32;
 
 /// What a stage is made for.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub struct Size {
     /// Connections of login servers. Each has room for 1,000 logins that wait.
     pub login_connections: usize,
     /// Approvals that may wait at a time.
     pub waiting_max: usize,
+    /// What stands in `[log]` of the broker's configuration, as TOML; what `countersign init` writes there if none.
+    pub log: Option<String>,
 }
 
 impl Default for Size {
     fn default() -> Self {
-        Self { login_connections: 8, waiting_max: 200_000 }
+        Self { login_connections: 8, waiting_max: 200_000, log: None }
     }
 }
 
@@ -146,7 +148,8 @@ impl Stage {
             path(&saved.service_account),
             ca = path(&saved.ca),
         );
-        let mut broker = Broker::make(program, &folder.path().join("broker"), &more).await?;
+        let home = folder.path().join("broker");
+        let mut broker = Broker::make(program, &home, size.log.as_deref(), &more).await?;
         broker.limit("COUNTERSIGN__LIMITS__LIVE_APPROVALS", size.waiting_max);
         broker.start().await?;
         let (sign_in, enrolment) = register(&broker).await?;
@@ -188,6 +191,11 @@ impl Stage {
     /// Where the broker tells its metrics, if it is ours.
     pub fn metrics(&self) -> Option<String> {
         self.broker.as_ref().map(Broker::metrics)
+    }
+
+    /// Hands over its broker, if it is ours, to who watches over it while the load runs.
+    pub fn take_broker(&mut self) -> Option<Broker> {
+        self.broker.take()
     }
 
     /// Whether the broker is one that this program has started.

@@ -6,11 +6,14 @@
 //! - [`load`]: logins and phones that go on through it all; [`newcomer`]: accounts that begin meanwhile;
 //! - [`moment`]: where a round ends the broker; [`tally`]: how often it came to that;
 //! - [`ledger`]: what was told, and whether the log agrees.
+//!
+//! And [`soak`]: the same broker on the same disk for a long time, in which it is to grow no slower and no larger.
 
 pub mod ledger;
 pub mod load;
 pub mod moment;
 pub mod newcomer;
+pub mod soak;
 pub mod stage;
 pub mod tally;
 
