@@ -19,7 +19,7 @@ use crate::{
         grpc::{Administration, Services},
         http::metrics_router,
         listen::{self, Server},
-        tls::{AllTls, LiveTls, Reloaded},
+        tls::LiveTls,
     },
     clock::Clock,
     config::Config,
@@ -30,6 +30,7 @@ use crate::{
     enrol::Enrol,
     entropy::Entropy,
     keys::Keys,
+    live::{AllLive, Reload, Reloaded},
     log::{EventLog, ReadError},
     projection::Follower,
     push::{self, Pusher},
@@ -74,7 +75,7 @@ pub struct Broker {
     workers: Tasks<ReadError>,
     follower: AbortHandle,
     patience: Duration,
-    tls: AllTls,
+    live: AllLive,
     /// The public address, with the port that was chosen where the configuration leaves it open.
     pub public: std::net::SocketAddr,
 }
@@ -163,10 +164,13 @@ impl Broker {
     pub async fn start_at(config: &Config, on: Foundations, edge: Edge, ports: Ports) -> Result<Self, Error> {
         let stopping = CancellationToken::new();
         let patience = Duration::from_secs(config.limits.drain_s);
-        let tls = AllTls::new([&edge.tls, &edge.admin_tls].into_iter().flatten().cloned());
+        let tls = [&edge.tls, &edge.admin_tls].into_iter().flatten();
+        let tls = tls.map(|tls| Arc::clone(tls) as Arc<dyn Reload>);
+        let credentials = edge.push.iter().filter_map(|service| service.credentials.clone());
+        let live = AllLive::new(tls.chain(credentials));
         let (log, clock) = (Arc::clone(&on.log), Arc::clone(&on.clock));
         let Assembled { services, administration, work, .. } =
-            Assembled::new(config, on, edge.push, tls.clone(), stopping.clone()).await?;
+            Assembled::new(config, on, edge.push, live.clone(), stopping.clone()).await?;
         let pusher = Arc::clone(&work.pusher);
         let look = seen::look(config, &services.sign_in.models.index, &pusher);
         let admission = Arc::clone(&services.admission);
@@ -187,13 +191,13 @@ impl Broker {
             let server = Server::new(metrics_router(look), few, Listener::Metrics, stopping.clone());
             servers.spawn("the listener of metrics", going_on(server.tcp(metrics, None, patience)));
         }
-        servers.spawn("the watch over TLS files", going_on(tls.clone().watch(stopping.clone())));
+        servers.spawn("the watch over files that may change", going_on(live.clone().watch(stopping.clone())));
         let Workers { tasks: mut workers, follower } = work.begin();
         workers.spawn("the door for new work", going_on(admission.watch(stopping.clone())));
         let archiver = Archiver::new(Arc::clone(&log), clock, config.log.retention());
         let every = Duration::from_secs(config.log.archive_every_s);
         workers.spawn("the archiver of the log", going_on(archiver.run(every)));
-        Ok(Self { stopping, log, pusher, servers, workers, follower, patience, tls, public: address })
+        Ok(Self { stopping, log, pusher, servers, workers, follower, patience, live, public: address })
     }
 
     /// Waits until the broker does not go on any more, and says why. It should be stopped then.
@@ -204,10 +208,10 @@ impl Broker {
         }
     }
 
-    /// Reads certificates, keys and authorities of clients again, if their files have changed: each section of the
-    /// configuration that names some, and what came of it.
-    pub async fn reload_tls(&self) -> Vec<(&'static str, Reloaded)> {
-        self.tls.reload().await
+    /// Reads certificates, their keys, authorities of clients and push services' credentials again, if their files have
+    /// changed: each section of the configuration that names some, and what came of it.
+    pub async fn reload(&self) -> Vec<(&'static str, Reloaded)> {
+        self.live.reload().await
     }
 
     /// Takes no new approvals, tells waiting streams to go on elsewhere, sends what waits to be pushed, and leaves the
@@ -235,7 +239,7 @@ impl Assembled {
         config: &Config,
         on: Foundations,
         push: Vec<push::Service>,
-        tls: AllTls,
+        live: AllLive,
         stopping: CancellationToken,
     ) -> Result<Self, decider::Error> {
         let Foundations { log, keys, clock, entropy } = on;
@@ -287,7 +291,7 @@ impl Assembled {
             stopping: stopping.clone(),
         };
         let administration = Administration {
-            tls,
+            live,
             relying_parties,
             index: Arc::clone(&models.index),
             log,

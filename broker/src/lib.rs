@@ -27,6 +27,7 @@ pub mod enrol;
 pub mod entropy;
 pub mod key_file;
 pub mod keys;
+pub mod live;
 pub mod log;
 pub mod projection;
 pub mod push;

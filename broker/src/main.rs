@@ -40,9 +40,11 @@ enum Command {
     /// Issue and revoke their credentials (asks the running broker)
     #[command(subcommand)]
     Credential(commands::admin::CredentialCommand),
-    /// Have the running broker read certificates again
-    #[command(subcommand)]
-    Tls(commands::tls::TlsCommand),
+    /// Have the running broker read certificates and push services' keys again; open connections and streams go on
+    ///
+    /// The broker finds changed files within 10 seconds by itself, and at once when it is sent SIGHUP. What cannot be used
+    /// changes nothing; then the status is 1.
+    Reload(ConfigFile),
     /// Read, check and repair the event log
     #[command(subcommand)]
     Log(commands::log::LogCommand),
@@ -96,7 +98,7 @@ async fn main() -> ExitCode {
         Command::Doctor(options) => Box::pin(commands::doctor::run(&options)).await,
         Command::RelyingParty(command) => commands::admin::relying_party(command).await,
         Command::Credential(command) => commands::admin::credential(command).await,
-        Command::Tls(command) => commands::tls::run(command).await,
+        Command::Reload(config) => commands::reload::run(&config).await,
         Command::Log(command) => Box::pin(commands::log::run(command)).await,
         Command::Backup(command) => commands::backup::run(command),
         Command::Restore(options) => commands::backup::restore(&options),

@@ -123,14 +123,15 @@ fn a_path_into_an_impure_room_is_found_however_it_is_written() {
 }
 
 /// What each room of the broker may know of the others.
-const ROOMS: [(&str, &[&str]); 16] = [
+const ROOMS: [(&str, &[&str]); 17] = [
     ("clock", &[]),
     ("entropy", &[]),
     ("key_file", &[]),
+    ("live", &["key_file"]),
     // Every room says there what happened in it; it knows none of them.
     ("telemetry", &["clock"]),
     ("log", &["telemetry"]),
-    ("push", &["key_file", "telemetry"]),
+    ("push", &["key_file", "live", "telemetry"]),
     ("rates", &["clock", "telemetry"]),
     ("keys", &["clock", "entropy", "log"]),
     ("decider", &["clock", "entropy", "keys", "log", "telemetry"]),
@@ -145,6 +146,7 @@ const ROOMS: [(&str, &[&str]); 16] = [
             "enrol",
             "entropy",
             "key_file",
+            "live",
             "log",
             "projection",
             "rates",
@@ -164,6 +166,7 @@ const ROOMS: [(&str, &[&str]); 16] = [
             "enrol",
             "entropy",
             "keys",
+            "live",
             "log",
             "projection",
             "push",

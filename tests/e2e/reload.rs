@@ -1,20 +1,22 @@
-//! Certificates that are replaced while the broker runs.
+//! Files that are replaced while the broker runs: certificates, and the keys of push services.
 
 use std::{fs, sync::Arc};
 
 use countersign_envelope::Algorithm;
 use countersign_proto::v1::{
-    self, OutcomeKind, administration_client::AdministrationClient, reload_tls_reply::Result as Reloaded,
+    self, OutcomeKind, administration_client::AdministrationClient, progress,
+    reload_reply::Result as Reloaded,
 };
 use countersign_tests::{
-    Broker, Result,
+    Broker, Result, World,
     process::free_port,
     world::{APPLICATION, PATIENCE, REALM, issued, outcome, register},
 };
 use device_sim::{
     clock::Clock,
-    login::{ApiKey, EnrollingPage, EnrolmentStep, LoginServer, SignIn},
+    login::{ApiKey, EnrollingPage, EnrolmentStep, LoginServer, SignIn, Step},
     phone::{Decision, Invitation, NewPhone, Phone, PushTarget},
+    push_services::{Config, Identity, Service, identity::ProviderKey},
     wire::Transport,
 };
 use rustix::process::Signal;
@@ -22,8 +24,9 @@ use rustls::pki_types::{ServerName, pem::PemObject};
 use tonic::transport::{Certificate, ClientTlsConfig, Endpoint, Identity};
 
 use crate::support::{
+    ask,
     pki::{Authority, Certified, Secured, tls_section},
-    refusal,
+    refusal, set,
 };
 
 /// The certificate that a connection which begins now is shown.
@@ -102,7 +105,7 @@ async fn a_login_that_waits_across_a_reload_is_told_its_outcome_and_the_next_see
     assert_eq!(alice.answer(&old, &waiting[0], yes).await?, OutcomeKind::Approved);
     assert_eq!(outcome(&mut updates).await?.kind(), OutcomeKind::Approved);
     let said = secured.broker.said();
-    assert!(said.contains("TLS was read again") && said.contains("server.tls.chain.pem"), "{said}");
+    assert!(said.contains("files were read again") && said.contains("server.tls"), "{said}");
     Ok(())
 }
 
@@ -111,7 +114,7 @@ async fn what_cannot_be_used_keeps_the_old_certificate_and_is_named() -> Result<
     let secured = Secured::start()?;
     let port = secured.broker.port();
     let before = shown(port, &secured.authority).await?;
-    let reload = || secured.broker.command(&["tls", "reload"]);
+    let reload = || secured.broker.command(&["reload"]);
     let (status, said, _) = reload()?;
     assert!(status.success() && said == "[server.tls] holds what it held\n", "{said}");
 
@@ -134,12 +137,15 @@ async fn what_cannot_be_used_keeps_the_old_certificate_and_is_named() -> Result<
     assert!(said.contains("server.tls.chain.pem: cannot be read"), "{said}");
     assert_eq!(shown(port, &secured.authority).await?, before);
     let logged = secured.broker.said();
-    assert_eq!(logged.matches("TLS has changed and cannot be used").count(), 3, "each once: {logged}");
+    assert_eq!(logged.matches("files have changed and cannot be used").count(), 3, "each once: {logged}");
     assert!(!logged.contains("PRIVATE"), "{logged}");
 
     secured.replace_server(&other)?;
     let (status, said, _) = reload()?;
-    assert!(status.success() && said == "[server.tls] read again: new connections get it\n", "{said}");
+    assert!(
+        status.success() && said == "[server.tls] read again: what begins from now on uses it\n",
+        "{said}"
+    );
     assert_eq!(shown(port, &secured.authority).await?, other.der);
     Ok(())
 }
@@ -185,9 +191,9 @@ async fn administration_over_tcp_takes_its_new_operators_without_a_start() -> Re
         Ok::<_, anyhow::Error>(AdministrationClient::new(endpoint.connect_lazy()))
     };
     let reload = async |client: &mut AdministrationClient<_>| {
-        let reply = client.reload_tls(v1::ReloadTlsRequest {}).await?.into_inner();
+        let reply = client.reload(v1::ReloadRequest {}).await?.into_inner();
         Ok::<_, tonic::Status>(
-            reply.listeners.iter().map(|one| (one.section.clone(), one.result())).collect::<Vec<_>>(),
+            reply.sections.iter().map(|one| (one.section.clone(), one.result())).collect::<Vec<_>>(),
         )
     };
     let admin = |result| vec![("admin.tls".to_owned(), result)];
@@ -203,13 +209,122 @@ async fn administration_over_tcp_takes_its_new_operators_without_a_start() -> Re
 }
 
 #[tokio::test]
-async fn a_broker_without_tls_survives_a_hangup() -> Result<()> {
+async fn a_broker_without_tls_and_push_services_survives_a_hangup() -> Result<()> {
     let mut broker = Broker::make("")?;
     broker.start()?;
     broker.signal(Signal::HUP)?;
-    let (status, said, _) = broker.command(&["tls", "reload"])?;
+    let (status, said, _) = broker.command(&["reload"])?;
     assert!(status.success() && said.contains("there is nothing to read"), "{said}");
     let status = broker.stop()?;
-    assert!(status.success() && broker.said().contains("SIGHUP reads TLS again"), "{}", broker.said());
+    assert!(
+        status.success() && broker.said().contains("SIGHUP reads TLS and push services' keys again"),
+        "{}",
+        broker.said()
+    );
+    Ok(())
+}
+
+/// The page of a sign-in is told that its push was taken, or why not.
+async fn pushed(world: &World, account: &str) -> Result<(progress::Kind, String)> {
+    let (mut updates, issued) = ask(&world.login, &world.sign_in(account)).await?;
+    let read = async {
+        while let Some(update) = updates.next().await? {
+            if let Step::Progress(progress) = update.step {
+                return Ok((progress.kind, progress.reason));
+            }
+        }
+        anyhow::bail!("it is not told")
+    };
+    let told = tokio::time::timeout(PATIENCE, read).await??;
+    world.login.cancel(&issued.approval_id).await?;
+    Ok(told)
+}
+
+/// Has the broker read its files again: whether all of them can be used, and what it says.
+fn reload(world: &World) -> Result<(bool, String)> {
+    let (status, said, _) = world.broker.command(&["reload"])?;
+    Ok((status.success(), said))
+}
+
+fn accepted() -> (progress::Kind, String) {
+    (progress::Kind::AcceptedByPushService, String::new())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_key_for_apple_is_replaced_with_its_id_and_a_bad_one_is_named_and_changes_nothing() -> Result<()>
+{
+    let mut services = Config::new()?;
+    let team = services.identity.provider_key().team_id().to_owned();
+    let (unknown, next) = (ProviderKey::generate(&team)?, ProviderKey::generate(&team)?);
+    services.identity = services.identity.with_provider_key(next.clone());
+    let world = World::with_push("", services).await?;
+    world.enrol("alice", Service::Apns, Algorithm::Ed25519).await?;
+    assert_eq!(pushed(&world, "alice").await?, accepted());
+    let file = world.broker.home().join("next.p8");
+    let name = |key: &ProviderKey| {
+        let (file, key_id) = (format!("{file:?}"), format!("\"{}\"", key.key_id()));
+        world.broker.edit_configuration(|text| set(&text, &[("key_file", &file), ("key_id", &key_id)]))
+    };
+
+    fs::write(&file, "no key")?;
+    name(&next)?;
+    let (well, said) = reload(&world)?;
+    assert!(
+        !well && said.contains("[push.apns] kept as it was: ") && said.contains("next.p8: holds no"),
+        "{said}"
+    );
+    assert!(said.contains("[push.fcm] holds what it held"), "{said}");
+    assert_eq!(pushed(&world, "alice").await?, accepted(), "with the old one");
+
+    // One that Apple does not know shows that it is the new one that is used.
+    fs::write(&file, unknown.p8_pem())?;
+    name(&unknown)?;
+    let (well, said) = reload(&world)?;
+    assert!(well && said.contains("[push.apns] read again"), "{said}");
+    let (kind, reason) = pushed(&world, "alice").await?;
+    assert!(
+        kind == progress::Kind::PushFailed && reason.contains("InvalidProviderToken"),
+        "{kind:?} {reason}"
+    );
+    // A connection takes another token every 20 minutes only: the next one has connections of its own.
+    fs::write(&file, next.p8_pem())?;
+    name(&next)?;
+    assert!(reload(&world)?.0);
+    assert_eq!(pushed(&world, "alice").await?, accepted());
+    let said = world.broker.said();
+    assert!(said.contains("files were read again") && !said.contains("PRIVATE"), "{said}");
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_service_account_for_google_is_replaced_and_one_of_another_project_is_not_taken() -> Result<()> {
+    let world = World::new().await?;
+    world.enrol("bob", Service::Fcm, Algorithm::Es256).await?;
+    assert_eq!(pushed(&world, "bob").await?, accepted());
+    let file = world.broker.home().join("account.json");
+    let put = |account: &str| fs::write(&file, account);
+    let name = format!("{file:?}");
+    world.broker.edit_configuration(|text| set(&text, &[("service_account_file", &name)]))?;
+    let of_project = |project: &str| -> Result<String> {
+        let folder = tempfile::tempdir()?;
+        let saved = Identity::generate(project)?.save(folder.path(), &world.push.token_uri())?;
+        Ok(fs::read_to_string(saved.service_account)?)
+    };
+    for (account, problem) in [
+        (String::new(), "account.json: is no service account file"),
+        (of_project("another-project")?, "account.json: is a service account of another project"),
+    ] {
+        put(&account)?;
+        let (well, said) = reload(&world)?;
+        assert!(!well && said.contains("[push.fcm] kept as it was: ") && said.contains(problem), "{said}");
+        assert_eq!(pushed(&world, "bob").await?, accepted(), "with the old one");
+    }
+    put(&of_project(world.push.project_id())?)?;
+    assert!(reload(&world)?.0);
+    let (kind, reason) = pushed(&world, "bob").await?;
+    assert!(kind == progress::Kind::PushFailed && reason.contains("invalid_grant"), "{kind:?} {reason}");
+    put(&world.push.service_account_json())?;
+    assert!(reload(&world)?.0);
+    assert_eq!(pushed(&world, "bob").await?, accepted());
     Ok(())
 }

@@ -227,7 +227,7 @@ impl<A: Answers> Server<A> {
             match &tls {
                 None => self.serve(stream, Peer { address: Some(address), certificate_hash: None }, place),
                 Some(tls) => {
-                    let acceptor = tls.acceptor();
+                    let acceptor = tls.current();
                     let connection = self.connection();
                     let within = self.limits.request_within;
                     tokio::spawn(async move {

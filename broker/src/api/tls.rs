@@ -1,5 +1,4 @@
-//! TLS that can change while the broker runs: certificate, key and authorities of clients are read again when they
-//! have changed, or when an operator asks. What cannot be used changes nothing.
+//! TLS that can change while the broker runs (`live`): certificate, key and authorities of clients.
 //!
 //! Connections that are open go on with what they began with; the next ones get what was read last. Sessions are
 //! resumed only with what they were begun with, so that whoever an authority was withdrawn from cannot come back by
@@ -8,28 +7,22 @@
 use std::{
     fs,
     path::{Path, PathBuf},
-    sync::{Arc, Mutex, PoisonError, RwLock},
-    time::Duration,
+    sync::Arc,
 };
 
-use countersign_envelope::sha256;
 use rustls::{
     RootCertStore, ServerConfig,
     pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject},
     server::{WebPkiClientVerifier, danger::ClientCertVerifier},
 };
 use tokio_rustls::TlsAcceptor;
-use tokio_util::sync::CancellationToken;
-use zeroize::Zeroizing;
 
 use super::listen::Error;
 use crate::{
     key_file,
+    live::{self, Fingerprint, Live, Source},
     telemetry::metrics::{labels::Listener, metrics},
 };
-
-/// Files are looked at so often. They are a few kilobytes, and whoever renews a certificate does so days ahead.
-const LOOK_EVERY: Duration = Duration::from_secs(10);
 
 /// Where TLS gets its certificate, and whose clients' certificates it takes.
 #[derive(Debug, Clone)]
@@ -44,154 +37,42 @@ pub struct Tls {
     pub client_certificate_required: bool,
 }
 
-/// The TLS of one listener, as it was read last.
-pub struct LiveTls {
+/// The TLS of one listener, as it was read last: for a connection that begins.
+pub type LiveTls = Live<TlsFiles>;
+
+/// The files of one listener.
+#[derive(Debug)]
+pub struct TlsFiles {
     section: &'static str,
     files: Tls,
-    current: RwLock<TlsAcceptor>,
-    last: Mutex<Last>,
 }
 
-/// How the files were seen last. Held while they are read; nobody who connects waits for that.
-struct Last {
-    seen: Fingerprint,
-    /// Why what was seen is not what is in use.
-    problem: Option<String>,
-}
-
-/// SHA-256 over what the files hold.
-type Fingerprint = [u8; 32];
-
-/// What came of reading a listener's files again.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Reloaded {
-    /// They hold what they held.
-    Unchanged,
-    /// New connections get what they hold now.
-    Changed,
-    /// They cannot be used. New connections get what was read before.
-    Kept {
-        /// Which file, and what is wrong with it.
-        problem: String,
-    },
-}
-
-impl LiveTls {
-    /// Reads the files that `[section]` of the configuration names.
-    pub fn read(section: &'static str, files: Tls) -> Result<Self, Error> {
-        // Before they are read: what changes in between is seen by the next look.
-        let seen = fingerprint(&files);
-        let (acceptor, expires_s) = acceptor(&files)?;
-        tell_expiry(&files, expires_s);
-        let last = Mutex::new(Last { seen, problem: None });
-        Ok(Self { section, files, current: RwLock::new(acceptor), last })
+impl TlsFiles {
+    /// Those that `[section]` of the configuration names.
+    pub fn new(section: &'static str, files: Tls) -> Self {
+        Self { section, files }
     }
+}
 
-    /// The section of the configuration that names the files.
-    pub fn section(&self) -> &'static str {
+impl Source for TlsFiles {
+    type Made = TlsAcceptor;
+    type Error = Error;
+
+    fn section(&self) -> &'static str {
         self.section
     }
 
-    /// For a connection that begins now.
-    pub fn acceptor(&self) -> TlsAcceptor {
-        self.current.read().unwrap_or_else(PoisonError::into_inner).clone()
+    fn fingerprint(&self) -> Fingerprint {
+        let Tls { certificate_file, key_file, client_ca_file, client_certificate_required: _ } = &self.files;
+        let named = [Some(certificate_file), Some(key_file), client_ca_file.as_ref()];
+        live::fingerprint(named.into_iter().flatten().map(PathBuf::as_path), "")
     }
 
-    /// Reads the files again, if they hold something else than when they were read last, and says so in the log.
-    pub fn reload(&self) -> Reloaded {
-        let mut last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
-        let seen = fingerprint(&self.files);
-        if last.seen == seen {
-            return match &last.problem {
-                None => Reloaded::Unchanged,
-                Some(problem) => Reloaded::Kept { problem: problem.clone() },
-            };
-        }
-        let read = acceptor(&self.files);
-        *last = Last { seen, problem: read.as_ref().err().map(ToString::to_string) };
-        match read {
-            Ok((acceptor, expires_s)) => {
-                tell_expiry(&self.files, expires_s);
-                *self.current.write().unwrap_or_else(PoisonError::into_inner) = acceptor;
-                tracing::info!(
-                    section = self.section,
-                    certificate_file = %self.files.certificate_file.display(),
-                    "TLS was read again: new connections get it"
-                );
-                Reloaded::Changed
-            }
-            Err(error) => {
-                let problem = error.to_string();
-                tracing::warn!(
-                    section = self.section,
-                    problem,
-                    "TLS has changed and cannot be used: new connections get what was read before"
-                );
-                Reloaded::Kept { problem }
-            }
-        }
+    fn read(&self) -> Result<TlsAcceptor, Error> {
+        let (acceptor, expires_s) = acceptor(&self.files)?;
+        tell_expiry(&self.files, expires_s);
+        Ok(acceptor)
     }
-}
-
-impl std::fmt::Debug for LiveTls {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("LiveTls")
-            .field("section", &self.section)
-            .field("files", &self.files)
-            .finish_non_exhaustive()
-    }
-}
-
-/// The TLS of all listeners.
-#[derive(Debug, Clone, Default)]
-pub struct AllTls(Arc<[Arc<LiveTls>]>);
-
-impl AllTls {
-    /// Of these.
-    pub fn new(listeners: impl IntoIterator<Item = Arc<LiveTls>>) -> Self {
-        Self(listeners.into_iter().collect())
-    }
-
-    /// Reads what has changed: each section of the configuration, and what came of it.
-    pub async fn reload(&self) -> Vec<(&'static str, Reloaded)> {
-        let listeners = Arc::clone(&self.0);
-        // Files may be on a volume that takes its time.
-        let read = tokio::task::spawn_blocking(move || {
-            listeners.iter().map(|listener| (listener.section(), listener.reload())).collect()
-        });
-        read.await.unwrap_or_default()
-    }
-
-    /// Reads what has changed whenever something has, until told to stop.
-    pub async fn watch(self, stopping: CancellationToken) {
-        while !self.0.is_empty() {
-            tokio::select! {
-                () = tokio::time::sleep(LOOK_EVERY) => {}
-                () = stopping.cancelled() => return,
-            }
-            self.reload().await;
-        }
-    }
-}
-
-/// What the files hold now; what cannot be read is something, too.
-fn fingerprint(files: &Tls) -> Fingerprint {
-    let Tls { certificate_file, key_file, client_ca_file, client_certificate_required: _ } = files;
-    let named = [Some(certificate_file), Some(key_file), client_ca_file.as_ref()];
-    let mut all = Zeroizing::new(Vec::new());
-    for file in named.into_iter().flatten() {
-        let held = match key_file::read_any(file) {
-            // Its mode is part of whether it can be used.
-            Ok((bytes, mode)) => {
-                let bytes = Zeroizing::new(bytes);
-                all.extend_from_slice(&mode.to_be_bytes());
-                sha256(&bytes)
-            }
-            Err(error) => sha256(error.to_string().as_bytes()),
-        };
-        all.extend_from_slice(&held);
-    }
-    sha256(&all)
 }
 
 /// Whoever watches the broker sees when the certificate that is in use expires.

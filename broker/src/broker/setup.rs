@@ -8,9 +8,9 @@ use tokio::net::TcpSocket;
 use crate::{
     api::{
         listen,
-        tls::{LiveTls, Tls},
+        tls::{LiveTls, Tls, TlsFiles},
     },
-    config::{Config, Place},
+    config::{Config, Place, Push},
     keys::{self, Keys},
     log::LogConfig,
     push::{self, SetupError, apns, fcm},
@@ -84,11 +84,26 @@ impl Edge {
     fn read_into(config: &Config, problems: &mut Problems<'_>) -> Option<Self> {
         let tls = config.server.tls.as_ref().map(|tls| problems.tls("server.tls", Tls::from(tls)));
         let admin_tls = config.admin.tls.as_ref().map(|tls| problems.tls("admin.tls", Tls::from(tls)));
-        let apns = config.push.apns.as_ref().map(|apns| problems.push("push.apns", apns::connect(apns)));
-        let fcm = config.push.fcm.as_ref().map(|fcm| problems.push("push.fcm", fcm::connect(fcm)));
+        let apns = config.push.apns.as_ref().map(|apns| {
+            let again = again(config, "push.apns", |push| push.apns);
+            problems.push("push.apns", apns::connect_live(apns, again))
+        });
+        let fcm = config.push.fcm.as_ref().map(|fcm| {
+            let again = again(config, "push.fcm", |push| push.fcm);
+            problems.push("push.fcm", fcm::connect_live(fcm, again))
+        });
         let push = [apns, fcm].into_iter().flatten().collect::<Option<_>>();
         Some(Self { tls: present(tls)?, admin_tls: present(admin_tls)?, push: push? })
     }
+}
+
+/// A section of the configuration as it is when somebody asks.
+fn again<T: 'static>(config: &Config, section: &'static str, of: fn(Push) -> Option<T>) -> push::Again<T> {
+    let file = config.file().to_owned();
+    Arc::new(move || {
+        let config = Config::load(&file).map_err(|error| error.to_string())?;
+        of(config.push).ok_or_else(|| format!("{}: has no [{section}] any more", file.display()))
+    })
 }
 
 /// None where something that is configured could not be read.
@@ -155,7 +170,7 @@ impl Problems<'_> {
     }
 
     fn tls(&mut self, section: &'static str, tls: Tls) -> Option<Arc<LiveTls>> {
-        let read = LiveTls::read(section, tls).map(Arc::new);
+        let read = LiveTls::read(TlsFiles::new(section, tls)).map(Arc::new);
         let key = read.as_ref().err().and_then(listen::Error::file).and_then(|file| self.key_of(file));
         self.take(key.unwrap_or(section), read)
     }

@@ -10,5 +10,5 @@ pub(crate) mod doctor;
 pub(crate) mod init;
 pub(crate) mod log;
 pub(crate) mod open_files;
+pub(crate) mod reload;
 pub(crate) mod serve;
-pub(crate) mod tls;

@@ -86,9 +86,9 @@ async fn end(broker: Broker, why: Why) -> anyhow::Result<()> {
 
 /// What has changed is said where it is read.
 async fn reload(broker: &Broker) {
-    if broker.reload_tls().await.is_empty() {
+    if broker.reload().await.is_empty() {
         tracing::info!(
-            "SIGHUP reads TLS again, and there is none: the configuration is read at a start alone"
+            "SIGHUP reads TLS and push services' keys again, and there are none: the configuration is read at a start alone"
         );
     }
 }

@@ -151,7 +151,7 @@ impl Connection {
         if current.silent {
             match self.recipe.client() {
                 Ok(client) => {
-                    tracing::debug!("a push connection has gone silent: opening another");
+                    tracing::debug!("a push connection has gone silent, or is left: opening another");
                     metrics().push.connections_left.count(());
                     let generation = current.generation + 1;
                     *current = Current { client, generation, silent: false };
@@ -161,6 +161,11 @@ impl Connection {
             }
         }
         (current.client.clone(), current.generation)
+    }
+
+    /// The next request opens another connection; requests that are under way go on.
+    pub(super) fn leave(&self) {
+        self.lock().silent = true;
     }
 
     fn lock(&self) -> MutexGuard<'_, Current> {

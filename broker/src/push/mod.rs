@@ -38,6 +38,7 @@ use countersign_domain::{
     event::{PushServiceKind, PushTarget},
 };
 
+use crate::live::Reload;
 pub use probe::{Probe, Reached};
 pub use queue::{EXPIRED, Job, NotQueued, Outcome, Pusher, QueueSettings, Report, UNREACHABLE};
 pub use settings::{HttpsUrl, SetupError};
@@ -81,6 +82,17 @@ pub struct Service {
     pub connections: Vec<Arc<dyn PushService>>,
     /// How pushes wait for them.
     pub queue: QueueSettings,
+    /// What the connections show of us, if that comes from files that may be replaced.
+    pub credentials: Option<Arc<dyn Reload>>,
+}
+
+/// Settings as they are now; the error says what is wrong with them.
+pub type Again<T> = Arc<dyn Fn() -> Result<T, String> + Send + Sync>;
+
+/// Settings that do not change.
+fn same<T: Clone + Send + Sync + 'static>(settings: &T) -> Again<T> {
+    let settings = settings.clone();
+    Arc::new(move || Ok(settings.clone()))
 }
 
 impl fmt::Debug for Service {
@@ -89,6 +101,7 @@ impl fmt::Debug for Service {
             .field("kind", &self.kind)
             .field("connections", &self.connections.len())
             .field("queue", &self.queue)
+            .field("credentials", &self.credentials)
             .finish()
     }
 }

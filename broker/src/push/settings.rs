@@ -27,6 +27,12 @@ pub enum SetupError {
         /// What is wrong, and what to do.
         problem: String,
     },
+    /// The configuration, which was read again, names no file.
+    #[error("{problem}")]
+    Configuration {
+        /// What is wrong with it.
+        problem: String,
+    },
     /// TLS cannot be set up.
     #[error("TLS cannot be set up ({reason}): install the system's certificate authorities or set `ca_file`")]
     Tls {
@@ -41,8 +47,12 @@ impl SetupError {
         match self {
             Self::File(error) => Some(error.file()),
             Self::Unusable { file, .. } => Some(file),
-            Self::Tls { .. } => None,
+            Self::Configuration { .. } | Self::Tls { .. } => None,
         }
+    }
+
+    pub(super) fn configuration(problem: String) -> Self {
+        Self::Configuration { problem }
     }
 
     pub(super) fn unusable(file: &Path, problem: impl Into<String>) -> Self {

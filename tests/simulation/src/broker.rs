@@ -7,13 +7,13 @@ use countersign::{
     api::{
         grpc::{Counted, Front},
         listen::{Answers, Peer, Server},
-        tls::AllTls,
     },
     broker::{Assembled, Foundations},
     clock::Clock,
     decider::codec::AccountCodec,
     entropy::Entropy,
     keys::identity,
+    live::AllLive,
     log::EventLog,
     telemetry::metrics::labels::Listener,
 };
@@ -53,7 +53,7 @@ pub(crate) async fn run(stage: Arc<Stage>) -> Result<(), Failed> {
     let stopping = CancellationToken::new();
     let push = vec![stage.post.service()];
     let Assembled { services, administration, accounts, work } =
-        Assembled::new(&stage.config, on, push, AllTls::default(), stopping.clone()).await?;
+        Assembled::new(&stage.config, on, push, AllLive::default(), stopping.clone()).await?;
     stage.serves(accounts, Arc::clone(&administration.index));
     let looked_at =
         LookedAt { front: services.public().await, tampered: stage.mutation.is_some().then_some(tampered) };

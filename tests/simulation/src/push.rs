@@ -49,7 +49,7 @@ impl Post {
         let attempt_timeout_ms = 2_000.try_into().expect("not zero");
         let queue = QueueSettings { attempt_timeout_ms, ..QueueSettings::default() };
         let connections = vec![Arc::clone(self) as _, Arc::clone(self) as _];
-        Service { kind: PushServiceKind::Fcm, connections, queue }
+        Service { kind: PushServiceKind::Fcm, connections, queue, credentials: None }
     }
 
     fn deliver(&self, target: &PushTarget, delivered: Delivered) {

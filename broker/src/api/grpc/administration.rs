@@ -16,11 +16,9 @@ use tonic::{Request, Response, Status};
 
 use super::{Administration, Updates, fields::Fields, messages, status};
 use crate::{
-    api::{
-        auth::{api_key::ApiKey, scope_name},
-        tls::Reloaded,
-    },
+    api::auth::{api_key::ApiKey, scope_name},
     decider::{self, Decided},
+    live::Reloaded,
     log::{ArchiveStep, Entry, EntryStream, Position, StreamId},
 };
 
@@ -161,12 +159,9 @@ impl administration_server::Administration for Administration {
         Ok(Response::new(Box::pin(messages)))
     }
 
-    async fn reload_tls(
-        &self,
-        _: Request<v1::ReloadTlsRequest>,
-    ) -> Result<Response<v1::ReloadTlsReply>, Status> {
-        let listeners = self.tls.reload().await.into_iter().map(reloaded).collect();
-        Ok(Response::new(v1::ReloadTlsReply { listeners }))
+    async fn reload(&self, _: Request<v1::ReloadRequest>) -> Result<Response<v1::ReloadReply>, Status> {
+        let sections = self.live.reload().await.into_iter().map(reloaded).collect();
+        Ok(Response::new(v1::ReloadReply { sections }))
     }
 
     async fn archive_log(
@@ -255,14 +250,14 @@ fn credential(credential: &Credential) -> v1::Credential {
     }
 }
 
-fn reloaded((section, reloaded): (&'static str, Reloaded)) -> v1::reload_tls_reply::Listener {
-    use v1::reload_tls_reply::Result;
+fn reloaded((section, reloaded): (&'static str, Reloaded)) -> v1::reload_reply::Section {
+    use v1::reload_reply::Result;
     let (result, problem) = match reloaded {
         Reloaded::Unchanged => (Result::Unchanged, String::new()),
         Reloaded::Changed => (Result::Changed, String::new()),
         Reloaded::Kept { problem } => (Result::Kept, problem),
     };
-    v1::reload_tls_reply::Listener { section: section.to_owned(), result: result.into(), problem }
+    v1::reload_reply::Section { section: section.to_owned(), result: result.into(), problem }
 }
 
 fn log_entry(entry: &Entry) -> v1::LogEntry {

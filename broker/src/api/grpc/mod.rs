@@ -31,13 +31,13 @@ use super::{
     admission::Admission,
     auth::{self, Authenticator, Caller, Shown},
     listen::Peer,
-    tls::AllTls,
 };
 use crate::{
     clock::Clock,
     decider::{Decider, codec::RelyingPartyCodec},
     enrol::Enrol,
     entropy::Entropy,
+    live::AllLive,
     log::EventLog,
     projection::Index,
     rates::Rates,
@@ -144,8 +144,8 @@ pub struct Administration {
     /// Held by who issues a credential: a certificate is good for one, and whether it is one already is looked up
     /// before it is decided. One node has one of these; on several, the log itself would have to say no.
     pub issuing: Arc<tokio::sync::Mutex<()>>,
-    /// Of both listeners.
-    pub tls: AllTls,
+    /// Files that may be replaced.
+    pub live: AllLive,
     /// For how long entries stay in the log's store.
     pub retention: Duration,
     /// The broker is about to end.

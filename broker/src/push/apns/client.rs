@@ -1,6 +1,9 @@
 //! One connection to APNs.
 
-use std::{fmt, sync::Arc};
+use std::{
+    fmt,
+    sync::{Arc, Mutex, PoisonError},
+};
 
 use async_trait::async_trait;
 use countersign_domain::{
@@ -14,6 +17,7 @@ use reqwest::{
 };
 
 use super::{
+    LiveTokens,
     error::{Verdict, verdict},
     settings::Settings,
     token::{ProviderTokens, expired_too_early},
@@ -46,18 +50,33 @@ const COLLAPSE_ID_BYTES_MAX: usize = 64;
 /// One connection to APNs.
 pub struct Apns {
     connection: Connection,
-    tokens: Arc<ProviderTokens>,
+    tokens: Arc<LiveTokens>,
+    /// Those that this connection has shown.
+    shown: Mutex<Arc<ProviderTokens>>,
     /// Where device tokens are put behind: `https://<host>/3/device/`.
     devices: String,
     topic: HeaderValue,
 }
 
 impl Apns {
-    pub(super) fn new(connection: Connection, tokens: Arc<ProviderTokens>, settings: &Settings) -> Self {
+    pub(super) fn new(connection: Connection, tokens: Arc<LiveTokens>, settings: &Settings) -> Self {
         let topic = HeaderValue::from_str(settings.topic.as_str())
             .expect("a topic has letters, digits, dots and hyphens only");
         let devices = format!("{}/3/device/", settings.endpoint.address());
-        Self { connection, tokens, devices, topic }
+        let shown = Mutex::new(tokens.current());
+        Self { connection, tokens, shown, devices, topic }
+    }
+
+    /// Tokens of the key that was read last. Apple takes a new token on a connection every 20 minutes only, whatever key
+    /// it is of: a connection that has shown another key's is left.
+    fn tokens(&self) -> Arc<ProviderTokens> {
+        let tokens = self.tokens.current();
+        let mut shown = self.shown.lock().unwrap_or_else(PoisonError::into_inner);
+        if !Arc::ptr_eq(&shown, &tokens) {
+            self.connection.leave();
+            *shown = Arc::clone(&tokens);
+        }
+        tokens
     }
 
     fn url(&self, target: &PushTarget) -> Result<Url, Error> {
@@ -124,10 +143,11 @@ impl PushService for Apns {
         message: &PushMessage,
         now: Timestamp,
     ) -> Result<Accepted, Error> {
-        let bearer = self.tokens.current(now)?;
+        let tokens = self.tokens();
+        let bearer = tokens.current(now)?;
         let answer = match self.offer(target, message, &bearer, now).await {
             Err(Verdict::TokenExpired) => {
-                let renewed = self.tokens.after_expired(&bearer, now)?;
+                let renewed = tokens.after_expired(&bearer, now)?;
                 self.offer(target, message, &renewed, now).await
             }
             answer => answer,

@@ -17,14 +17,22 @@ pub use self::{
     settings::{Endpoint, KeyId, Settings, TeamId, Topic},
 };
 use super::{
-    Clock, Probe, PushKind, PushMessage, PushService, Service, SetupError,
+    Again, Clock, Probe, PushKind, PushMessage, PushService, Service, SetupError,
     connection::{Connection, Protocol, Recipe},
+    same,
 };
+use crate::live::{self, Fingerprint, Live, Source};
 use token::ProviderTokens;
 
 /// Reads the key and sets up the connections, which share one provider token. Nothing is sent yet.
 pub fn connect(settings: &Settings) -> Result<Service, SetupError> {
-    let tokens = Arc::new(ProviderTokens::new(settings)?);
+    connect_live(settings, same(settings))
+}
+
+/// The same, with a key that can be replaced: `again` gives the settings as they are then, since another key has another
+/// id. Of those, only key, key id and team count.
+pub fn connect_live(settings: &Settings, again: Again<Settings>) -> Result<Service, SetupError> {
+    let tokens = Arc::new(LiveTokens::read(Credentials { settings: again })?);
     let recipe = Recipe::new(Protocol::Http2, settings.ca_file.as_deref())?;
     let connect = |_| {
         let connection = Connection::new(&recipe)?;
@@ -34,14 +42,46 @@ pub fn connect(settings: &Settings) -> Result<Service, SetupError> {
         kind: PushServiceKind::Apns,
         connections: (0..settings.connections.get()).map(connect).collect::<Result<_, SetupError>>()?,
         queue: settings.queue.clone(),
+        credentials: Some(tokens),
     })
+}
+
+/// The provider token that all connections use, of the key that was read last.
+type LiveTokens = Live<Credentials>;
+
+/// Where the key is, and what Apple knows it by.
+struct Credentials {
+    settings: Again<Settings>,
+}
+
+impl Source for Credentials {
+    type Made = ProviderTokens;
+    type Error = SetupError;
+
+    fn section(&self) -> &'static str {
+        "push.apns"
+    }
+
+    fn fingerprint(&self) -> Fingerprint {
+        match (self.settings)() {
+            Err(problem) => live::fingerprint([], &problem),
+            Ok(Settings { key_file, key_id, team_id, .. }) => {
+                let named = format!("{} {} {}", key_file.display(), key_id.as_str(), team_id.as_str());
+                live::fingerprint([key_file.as_path()], &named)
+            }
+        }
+    }
+
+    fn read(&self) -> Result<ProviderTokens, SetupError> {
+        ProviderTokens::new(&(self.settings)().map_err(SetupError::configuration)?)
+    }
 }
 
 /// Asks whether Apple is there and takes our credentials. Apple looks at the provider token first; that the topic is
 /// the app's shows only with a phone's device token.
 pub async fn probe(settings: &Settings, clock: &Clock) -> Result<Probe, SetupError> {
     let now = clock();
-    let tokens = Arc::new(ProviderTokens::new(settings)?);
+    let tokens = Arc::new(LiveTokens::read(Credentials { settings: same(settings) })?);
     let recipe = Recipe::new(Protocol::Http2, settings.ca_file.as_deref())?;
     let apns = Apns::new(Connection::new(&recipe)?, tokens, settings);
     let nobody = PushTarget::recorded(PushServiceKind::Apns, NOBODY);

@@ -15,8 +15,9 @@ use reqwest::{
 use serde::Deserialize;
 
 use super::{
+    LiveTokens,
     error::{Verdict, verdict},
-    oauth::{AccessTokens, token_not_taken},
+    oauth::token_not_taken,
 };
 use crate::push::{
     Accepted, Error, HttpsUrl, PushMessage, PushService,
@@ -30,7 +31,7 @@ const PUSH_ID_BYTES_MAX: usize = 256;
 /// One connection to FCM.
 pub struct Fcm {
     connection: Connection,
-    tokens: Arc<AccessTokens>,
+    tokens: Arc<LiveTokens>,
     send: Url,
 }
 
@@ -42,7 +43,7 @@ struct Sent {
 impl Fcm {
     pub(super) fn new(
         connection: Connection,
-        tokens: Arc<AccessTokens>,
+        tokens: Arc<LiveTokens>,
         endpoint: &HttpsUrl,
         project_id: &str,
     ) -> Self {
@@ -58,10 +59,11 @@ impl Fcm {
 
     /// Offers the push, once more if its access token has to be renewed.
     async fn offer_renewed(&self, body: Bytes, now: Timestamp) -> Result<Accepted, Error> {
-        let bearer = self.tokens.current(now).await?;
+        let tokens = self.tokens.current();
+        let bearer = tokens.current(now).await?;
         let answer = match self.offer(body.clone(), bearer.clone(), now).await {
             Err(Verdict::TokenRefused) => {
-                let renewed = self.tokens.after_refused(&bearer, now).await?;
+                let renewed = tokens.after_refused(&bearer, now).await?;
                 self.offer(body, renewed, now).await
             }
             answer => answer,

@@ -107,7 +107,7 @@ fn settings() -> QueueSettings {
 
 fn service(kind: PushServiceKind, connections: &[&Arc<Fake>], queue: QueueSettings) -> Service {
     let connections = connections.iter().map(|fake| Arc::clone(fake) as Arc<dyn PushService>).collect();
-    Service { kind, connections, queue }
+    Service { kind, connections, queue, credentials: None }
 }
 
 /// A pusher whose jobs are numbers, and what it reports.

@@ -170,6 +170,7 @@ impl Stage {
             kind: PushServiceKind::Fcm,
             connections: vec![Arc::clone(&phones) as _],
             queue: QueueSettings::default(),
+            credentials: None,
         };
         let now: push::Clock = Arc::new({
             let clock = Arc::clone(&clock);

@@ -269,7 +269,7 @@ label! {
         RevokeCredential = "countersign.v1.Administration/RevokeCredential",
         ReadLog = "countersign.v1.Administration/ReadLog",
         ArchiveLog = "countersign.v1.Administration/ArchiveLog",
-        ReloadTls = "countersign.v1.Administration/ReloadTls",
+        Reload = "countersign.v1.Administration/Reload",
         HealthCheck = "grpc.health.v1.Health/Check",
         HealthWatch = "grpc.health.v1.Health/Watch",
         Other = "other",
