@@ -79,7 +79,8 @@ async fn all_is_well_with_a_broker_that_runs_and_with_one_that_could() -> Result
     stopped.finds("broker", "good", "its addresses are free", "");
     stopped.finds("log", "good", "closed; its last position is ", "");
     for said in [&running, &stopped] {
-        let known = ["configuration", "keys", "key-files", "server.tls", "broker", "open-files", "log"];
+        let known =
+            ["configuration", "keys", "key-files", "server.tls", "callers", "broker", "open-files", "log"];
         known.iter().chain(&["clock", "push.apns", "push.fcm"]).for_each(|check| said.is_good(check));
         assert_eq!(said.results("disk").len(), 2 + usize::from(said.results("disk").len() > 2));
         for one in said.all["checks"].as_array().unwrap() {
@@ -364,5 +365,26 @@ fn what_keeps_a_broker_from_working_is_found_before_it_starts() -> Result<()> {
     said.finds("configuration", "failure", "must be a number, 2 to 6", "countersign init");
     let (status, _, told) = broker.command(&["doctor", "--nonsense"])?;
     assert!(status.code() == Some(2) && told.contains("--nonsense"), "{told}");
+    Ok(())
+}
+
+#[test]
+fn limits_of_addresses_behind_a_proxy_of_which_all_callers_have_the_address_are_found() -> Result<()> {
+    let broker = Broker::make("")?;
+    Said::of(&broker, &["--offline"])?.finds(
+        "callers",
+        "good",
+        "behind what shows its own, set them to 0",
+        "",
+    );
+    let put = |settings: &[(&str, &str)]| broker.edit_configuration(|text| set(&text, settings));
+    put(&[("public_url", "\"https://approve.example.org\"")])?;
+    let says = "share what is for one (calls_per_s_of_address and failures_per_s_of_address)";
+    Said::of(&broker, &["--offline"])?.finds("callers", "warning", says, "limit addresses at the proxy");
+    put(&[("calls_per_s_of_address", "0")])?;
+    let says = "share what is for one (failures_per_s_of_address)";
+    Said::of(&broker, &["--offline"])?.finds("callers", "warning", says, "failures_per_s_of_address = 0");
+    put(&[("failures_per_s_of_address", "0")])?;
+    Said::of(&broker, &["--offline"])?.finds("callers", "good", "no limit of an address is on", "");
     Ok(())
 }

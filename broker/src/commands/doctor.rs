@@ -3,6 +3,7 @@
 //! Nothing of the broker's is changed: a file is written and taken away again beside the log, to see how long the disk
 //! takes; push services are asked about a push that no phone can get.
 
+mod callers;
 mod clock;
 mod files;
 mod log;
@@ -69,6 +70,7 @@ async fn look(config: &Config, options: &Options, findings: &mut Findings) {
     }
     files::secrets(config, findings);
     tls::look(config, findings);
+    callers::look(config, findings);
     let running = Running::find(config).await;
     running::broker(config, running.as_ref(), findings).await;
     running::open_files(config, running.as_ref(), findings);

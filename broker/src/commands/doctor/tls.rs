@@ -33,7 +33,7 @@ pub(super) fn look(config: &Config, findings: &mut Findings) {
 }
 
 /// The name that phones call.
-fn host(config: &Config) -> Option<String> {
+pub(super) fn host(config: &Config) -> Option<String> {
     let url = Url::parse(&config.public_url).ok()?;
     url.host_str().map(|host| host.trim_matches(['[', ']']).to_owned())
 }
