@@ -33,6 +33,8 @@ pub(crate) enum PowerCut {
     Forgets,
     Keeps,
     KeepsSome,
+    /// The same, of a file system that keeps no order of what happened in a folder.
+    KeepsSomeInNoOrder,
 }
 
 /// What goes wrong.
@@ -53,13 +55,16 @@ pub(crate) enum Trouble {
 #[derive(Debug, Clone)]
 pub(crate) struct SimDisk(Arc<Mutex<State>>);
 
+/// The files of all folders.
+type Names = BTreeMap<PathBuf, usize>;
+
 #[derive(Debug)]
 struct State {
     dice: Dice,
     inodes: Vec<Inode>,
-    names: BTreeMap<PathBuf, usize>,
+    names: Names,
     /// The names as they were at the last `sync_folder`, then after each change since.
-    names_durable: Vec<BTreeMap<PathBuf, usize>>,
+    names_durable: Vec<Names>,
     operations: u64,
     trouble: Option<Trouble>,
     off: bool,
@@ -119,13 +124,16 @@ impl SimDisk {
         for inode in inodes {
             inode.power_cut(cut, dice);
         }
-        // Changes to a folder become durable in their order.
-        let survives = match cut {
-            PowerCut::Forgets => 0,
-            PowerCut::Keeps => names_durable.len() - 1,
-            PowerCut::KeepsSome => dice.roll(names_durable.len() as u64) as usize,
+        let names = match cut {
+            PowerCut::Forgets => names_durable[0].clone(),
+            PowerCut::Keeps => names_durable[names_durable.len() - 1].clone(),
+            // Changes to a folder become durable in their order.
+            PowerCut::KeepsSome => names_durable[dice.roll(names_durable.len() as u64) as usize].clone(),
+            PowerCut::KeepsSomeInNoOrder => {
+                let changes = names_durable.windows(2).filter(|_| dice.roll(2) == 0);
+                changes.fold(names_durable[0].clone(), |names, change| changed(names, &change[0], &change[1]))
+            }
         };
-        let names = names_durable[survives].clone();
         (state.names, state.names_durable) = (names.clone(), vec![names]);
         (state.off, state.trouble, state.operations) = (false, None, 0);
     }
@@ -142,6 +150,11 @@ impl SimDisk {
         state.names.iter().map(|(path, inode)| (path.clone(), state.inodes[*inode].written.clone())).collect()
     }
 
+    /// What happens by chance follows from this seed from now on.
+    pub(crate) fn chance(&self, seed: u64) {
+        self.lock().dice = Dice(seed);
+    }
+
     /// A disk with these files, durable.
     pub(crate) fn with_contents(contents: &BTreeMap<PathBuf, Vec<u8>>) -> Self {
         let disk = Self::new(1);
@@ -151,6 +164,14 @@ impl SimDisk {
         disk.power_cut(PowerCut::Keeps);
         disk
     }
+}
+
+/// What a change made of other names, made of these.
+fn changed(mut names: Names, before: &Names, after: &Names) -> Names {
+    names.retain(|name, _| after.contains_key(name) || !before.contains_key(name));
+    let new = after.iter().filter(|(name, inode)| before.get(*name) != Some(inode));
+    names.extend(new.map(|(name, inode)| (name.clone(), *inode)));
+    names
 }
 
 impl State {
@@ -219,14 +240,14 @@ impl Inode {
         let length = match cut {
             PowerCut::Forgets => self.durable.len(),
             PowerCut::Keeps => self.written.len(),
-            PowerCut::KeepsSome => {
+            PowerCut::KeepsSome | PowerCut::KeepsSomeInNoOrder => {
                 let (a, b) = (self.durable.len(), self.written.len());
                 a.min(b) + dice.roll(a.abs_diff(b) as u64 + 1) as usize
             }
         };
         self.durable.resize(self.durable.len().max(length), 0);
         for sector in std::mem::take(&mut self.dirty) {
-            if cut == PowerCut::Keeps || (cut == PowerCut::KeepsSome && dice.roll(2) == 0) {
+            if cut == PowerCut::Keeps || (cut != PowerCut::Forgets && dice.roll(2) == 0) {
                 copy_sector(&mut self.durable, &self.written, sector);
             }
         }

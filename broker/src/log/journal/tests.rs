@@ -552,6 +552,18 @@ fn archiving_can_be_cut_short_at_any_moment() {
 }
 
 #[test]
+fn the_file_that_a_segment_was_goes_only_when_the_archive_has_its_name_for_good() {
+    for seed in 0..64 {
+        let (disk, written) = with_a_whole_segment();
+        archive(&disk, &folder(), Position::FIRST, ID, &mut |_| true).unwrap();
+        disk.chance(seed);
+        disk.power_cut(PowerCut::KeepsSomeInNoOrder);
+        let opened = start(&disk).unwrap_or_else(|error| panic!("seed {seed}: {error}"));
+        assert_eq!(everything(&opened).unwrap(), written, "seed {seed}");
+    }
+}
+
+#[test]
 fn every_entry_of_an_archived_segment_is_found_at_its_position() {
     let (contents, written) = sample_of(false, true);
     let opened = start(&SimDisk::with_contents(&contents)).unwrap();
