@@ -11,7 +11,6 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use serde::{Deserialize, Serialize};
 use tokio::sync::mpsc;
 
 use super::entry::Position;
@@ -36,7 +35,7 @@ pub enum ArchiveStep {
 }
 
 /// What archiving has done.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct ArchiveReport {
     /// The folder of the journal.
     pub folder: PathBuf,
@@ -66,7 +65,7 @@ impl ArchiveReport {
 }
 
 /// A segment that was compressed.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ArchivedSegment {
     /// Its file now.
     pub file: PathBuf,

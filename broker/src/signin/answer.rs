@@ -78,8 +78,15 @@ impl SignIn {
         Ok(Waiting { challenges, trial, notices: self.notices(&account, phone, now) })
     }
 
-    /// One challenge, by the id that the push gave.
+    /// One challenge, by the id that the push gave. Under the trace of the approval that the envelope names.
     pub async fn fetch_challenge(&self, envelope: &v1::Envelope) -> Result<Fetched, Error> {
+        let trace =
+            traces::of_found(|| v1::FetchChallengeCall::decode(&*envelope.payload).ok()?.id.parse().ok());
+        let span = trace.step(|| info_span!(target: STORY, "fetch", otel.kind = "server"));
+        self.fetch(envelope).instrument(span).await
+    }
+
+    async fn fetch(&self, envelope: &v1::Envelope) -> Result<Fetched, Error> {
         let account = self.account_of(envelope).await?;
         let read = VerifiedRead::fetch_challenge(&account, self.keys.broker_id(), envelope)?;
         let (phone, now) = self.reader(&account, &read)?;
@@ -137,14 +144,18 @@ impl SignIn {
         let Some(place) = self.models.approvals.find(approval) else { return Ok(()) };
         let delivery = Delivery { subject: Subject::Approval(approval), authenticator, step };
         let Some(claim) = place.claim((now, delivery.clone())) else { return Ok(()) };
+        let span = traces::of(approval).step(|| {
+            let name = labels::text(progress(&delivery.step));
+            info_span!(target: STORY, "acknowledge", otel.name = name, otel.kind = "server")
+        });
         let this = self.clone();
         // The append goes on when the caller goes away, and so must the claim.
-        let recorded = tokio::spawn(async move {
+        let recorded = async move {
             this.record_delivery(delivery).await?;
             claim.keep();
             Ok(())
-        });
-        match recorded.await {
+        };
+        match tokio::spawn(recorded.instrument(span)).await {
             Ok(recorded) => recorded,
             Err(error) => match error.try_into_panic() {
                 Ok(panic) => std::panic::resume_unwind(panic),

@@ -19,7 +19,7 @@ use crate::{
     api::auth::{api_key::ApiKey, scope_name},
     decider::{self, Decided},
     live::Reloaded,
-    log::{ArchiveStep, Entry, EntryStream, Position, StreamId},
+    log::{ArchiveReport, ArchiveStep, ArchivedSegment, Corruption, Entry, EntryStream, Position, StreamId},
 };
 
 /// A client certificate is a few kilobytes at most.
@@ -179,17 +179,44 @@ impl administration_server::Administration for Administration {
 }
 
 fn archive_update(step: ArchiveStep) -> v1::ArchiveLogUpdate {
-    use v1::archive_log_update::{Progress, Report, Update};
+    use v1::archive_log_update::{Progress, Update};
     let update = match step {
         ArchiveStep::Progress { done_bytes, total_bytes } => {
             Update::Progress(Progress { done_bytes, total_bytes })
         }
-        ArchiveStep::Done(report) => {
-            let json = serde_json::to_string(&report).expect("a report has nothing that JSON has not");
-            Update::Report(Report { json })
-        }
+        ArchiveStep::Done(report) => Update::Report(archive_report(&report)),
     };
     v1::ArchiveLogUpdate { update: Some(update) }
+}
+
+/// What archiving has done, as operators are told it.
+pub fn archive_report(report: &ArchiveReport) -> v1::archive_log_update::Report {
+    use v1::archive_log_update::{Damaged, Positions, Report, Segment};
+    let segment = |one: &ArchivedSegment| Segment {
+        file: one.file.display().to_string(),
+        first: one.first.number(),
+        last: one.last.number(),
+        bytes_before: one.bytes_before,
+        bytes_after: one.bytes_after,
+    };
+    let damaged = |one: &Corruption| Damaged {
+        file: one.file.display().to_string(),
+        offset: one.offset,
+        position: one.position.number(),
+        problem: one.to_string(),
+    };
+    let left = report.left_store;
+    Report {
+        folder: report.folder.display().to_string(),
+        archived: report.archived.iter().map(segment).collect(),
+        waiting: report.waiting,
+        left_store: left.map(|(first, last)| Positions { first: first.number(), last: last.number() }),
+        journal_bytes_before: report.journal_bytes_before,
+        journal_bytes_after: report.journal_bytes_after,
+        store_bytes_before: report.store_bytes_before,
+        store_bytes_after: report.store_bytes_after,
+        damaged: report.damaged.iter().map(damaged).collect(),
+    }
 }
 
 impl Administration {

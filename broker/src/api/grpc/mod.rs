@@ -24,6 +24,7 @@ use prost_types::{FileDescriptorProto, FileDescriptorSet};
 use tokio_util::sync::CancellationToken;
 use tonic::{Request, Status};
 
+pub use administration::archive_report;
 pub use counted::Counted;
 pub use front::Front;
 

@@ -6,17 +6,21 @@ use std::{
     time::Duration,
 };
 
-use anyhow::Context as _;
 use clap::Args;
 use countersign::{
+    api::grpc::archive_report,
     clock::{Clock as _, SystemClock},
     config::Config,
     entropy::{Entropy, OsEntropy},
-    log::{ArchiveReport, ArchiveStep, EventLog as _, LocalLog},
+    log::{ArchiveStep, EventLog as _, LocalLog},
 };
-use countersign_proto::v1::{self, archive_log_update::Update};
+use countersign_proto::v1::{
+    self,
+    archive_log_update::{Positions, Report, Update},
+};
 use futures::StreamExt as _;
 use indicatif::{HumanBytes, ProgressBar, ProgressStyle};
+use serde_json::{Value, json};
 
 use super::{admin_client, as_far_as_it_is_read, hint, must_exist, said, with_hint};
 use crate::{ConfigFile, commands::serve::log_config};
@@ -43,7 +47,7 @@ pub(super) async fn run(options: &Archive) -> anyhow::Result<()> {
     };
     let mut out = io::stdout().lock();
     let printed = if options.json {
-        writeln!(out, "{}", serde_json::to_string_pretty(&report)?)
+        writeln!(out, "{}", serde_json::to_string_pretty(&json(&report))?)
     } else {
         print(&mut out, &report)
     };
@@ -54,16 +58,14 @@ pub(super) async fn run(options: &Archive) -> anyhow::Result<()> {
 }
 
 /// A running broker archives its own log.
-async fn by_the_broker(config: &Config) -> anyhow::Result<ArchiveReport> {
+async fn by_the_broker(config: &Config) -> anyhow::Result<Report> {
     let mut broker = admin_client::connect(config).await?;
     let updates = broker.archive_log(v1::ArchiveLogRequest {}).await.map_err(|status| said(&status))?;
     let (mut updates, mut bar) = (updates.into_inner(), Bar::default());
     while let Some(update) = updates.message().await.map_err(|status| said(&status))? {
         match update.update {
             Some(Update::Progress(progress)) => bar.show(progress.done_bytes, progress.total_bytes),
-            Some(Update::Report(report)) => {
-                return serde_json::from_str(&report.json).context("the broker sent no report");
-            }
+            Some(Update::Report(report)) => return Ok(report),
             None => {}
         }
     }
@@ -71,7 +73,7 @@ async fn by_the_broker(config: &Config) -> anyhow::Result<ArchiveReport> {
 }
 
 /// Without one, the log is opened as a start does it, and closed again.
-async fn by_ourselves(config: &Config, file: &ConfigFile) -> anyhow::Result<ArchiveReport> {
+async fn by_ourselves(config: &Config, file: &ConfigFile) -> anyhow::Result<Report> {
     let log_config = log_config(config);
     let new_id = (&OsEntropy as &dyn Entropy).bytes();
     let log = tokio::task::spawn_blocking(move || LocalLog::open(&log_config, new_id)).await?;
@@ -82,12 +84,12 @@ async fn by_ourselves(config: &Config, file: &ConfigFile) -> anyhow::Result<Arch
     report
 }
 
-async fn steps(log: &LocalLog, before_ms: u64) -> anyhow::Result<ArchiveReport> {
+async fn steps(log: &LocalLog, before_ms: u64) -> anyhow::Result<Report> {
     let (mut steps, mut bar) = (log.archive(before_ms), Bar::default());
     while let Some(step) = steps.next().await {
         match step? {
             ArchiveStep::Progress { done_bytes, total_bytes } => bar.show(done_bytes, total_bytes),
-            ArchiveStep::Done(report) => return Ok(report),
+            ArchiveStep::Done(report) => return Ok(archive_report(&report)),
         }
     }
     anyhow::bail!("archiving ended before all was done: a mistake in the program")
@@ -126,10 +128,34 @@ impl Drop for Bar {
     }
 }
 
-fn print(out: &mut impl Write, report: &ArchiveReport) -> io::Result<()> {
-    writeln!(out, "{}", report.folder.display())?;
+/// For programs: fields are only added to.
+fn json(report: &Report) -> Value {
+    let archived = report.archived.iter().map(|one| {
+        json!({
+            "file": one.file, "first": one.first, "last": one.last,
+            "bytes_before": one.bytes_before, "bytes_after": one.bytes_after,
+        })
+    });
+    let damaged = report.damaged.iter().map(|one| {
+        json!({ "file": one.file, "offset": one.offset, "position": one.position, "problem": one.problem })
+    });
+    json!({
+        "folder": report.folder,
+        "archived": archived.collect::<Vec<_>>(),
+        "waiting": report.waiting,
+        "left_store": report.left_store.map(|Positions { first, last }| [first, last]),
+        "journal_bytes_before": report.journal_bytes_before,
+        "journal_bytes_after": report.journal_bytes_after,
+        "store_bytes_before": report.store_bytes_before,
+        "store_bytes_after": report.store_bytes_after,
+        "damaged": damaged.collect::<Vec<_>>(),
+    })
+}
+
+fn print(out: &mut impl Write, report: &Report) -> io::Result<()> {
+    writeln!(out, "{}", report.folder)?;
     for segment in &report.archived {
-        let name = segment.file.file_name().unwrap_or(segment.file.as_os_str()).to_string_lossy();
+        let name = segment.file.rsplit('/').next().unwrap_or_default();
         let (before, after) = (HumanBytes(segment.bytes_before), HumanBytes(segment.bytes_after));
         writeln!(out, "  {name}  positions {} to {}  {before} -> {after}", segment.first, segment.last)?;
     }
@@ -142,7 +168,7 @@ fn print(out: &mut impl Write, report: &ArchiveReport) -> io::Result<()> {
         writeln!(out, "{} more will be, when sled has taken them over", report.waiting)?;
     }
     match report.left_store {
-        Some((first, last)) => {
+        Some(Positions { first, last }) => {
             writeln!(out, "positions {first} to {last} have left sled, and are read from the archive")?;
         }
         None => writeln!(out, "nothing has left sled")?,
@@ -154,7 +180,7 @@ fn print(out: &mut impl Write, report: &ArchiveReport) -> io::Result<()> {
         writeln!(out, "{what}: {} -> {}", HumanBytes(before), HumanBytes(after))?;
     }
     for damage in &report.damaged {
-        writeln!(out, "cannot be compressed: {damage}")?;
+        writeln!(out, "cannot be compressed: {}", damage.problem)?;
     }
     Ok(())
 }
