@@ -16,7 +16,7 @@ use device_sim::{
     clock::Clock,
     login::{ApiKey, EnrollingPage, EnrolmentStep, LoginServer, SignIn, Step},
     phone::{Decision, Invitation, NewPhone, Phone, PushTarget},
-    push_services::{Config, Identity, Service, identity::ProviderKey},
+    push_services::{self, Config, Service, identity::ProviderKey},
     wire::Transport,
 };
 use rustix::process::Signal;
@@ -307,7 +307,8 @@ async fn the_service_account_for_google_is_replaced_and_one_of_another_project_i
     world.broker.edit_configuration(|text| set(&text, &[("service_account_file", &name)]))?;
     let of_project = |project: &str| -> Result<String> {
         let folder = tempfile::tempdir()?;
-        let saved = Identity::generate(project)?.save(folder.path(), &world.push.token_uri())?;
+        let saved =
+            push_services::Identity::generate(project)?.save(folder.path(), &world.push.token_uri())?;
         Ok(fs::read_to_string(saved.service_account)?)
     };
     for (account, problem) in [
