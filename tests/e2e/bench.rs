@@ -116,3 +116,34 @@ fn more_than_the_broker_can_do_is_asked_for_and_nothing_that_it_took_is_lost() -
     assert_eq!(figures["cpu"].as_array().map(Vec::len), Some(2), "{figures}");
     Ok(())
 }
+
+#[test]
+fn a_broker_with_a_long_past_is_measured_beside_one_with_a_short_one() -> Result<()> {
+    let folder = tempfile::tempdir()?;
+    let file = folder.path().join("aged.json");
+    let written = file.display().to_string();
+    let (status, said) = bench(&[
+        "aged",
+        "--accounts=20",
+        "--young=300",
+        "--old=3000",
+        "--phones=4",
+        "--approvals=20",
+        "--rounds=1",
+        "--json",
+        &written,
+    ])?;
+    assert_eq!(status, 0, "{said}");
+    let figures = json(&file)?;
+    for ratio in ["rate", "memory", "memory_of_writer", "disk"] {
+        assert!(figures["ratios"][ratio].as_f64() > Some(0.0), "{figures}");
+    }
+    for (age, events) in [("young", 300), ("old", 3_000)] {
+        let age = &figures[age];
+        assert_eq!(age["seeded"]["authenticators"], 40);
+        let seeded = age["seeded"]["events"].as_u64();
+        assert!(seeded >= Some(events) && seeded < Some(events + 60), "{age}");
+        assert!(age["start_seconds"].as_f64() > Some(0.0) && age["rebuild_seconds"].as_f64() > Some(0.0));
+    }
+    Ok(())
+}

@@ -11,6 +11,7 @@ use crate::{
     enrolment::{self, Enrolment, Stage},
     event::{Identity, RecordedAnswer, RevokedBy},
     idempotency::Keys,
+    kept::kept_fields,
     number::Resting,
     throttle::Throttle,
 };
@@ -28,6 +29,8 @@ pub struct Account {
     pub(crate) keys: Keys,
     throttle: Throttle,
 }
+
+kept_fields!(Account { identity, authenticators, enrolments, approvals, numbers, keys, throttle });
 
 /// What is to be done about an event, once it is durable. Doing it twice does no harm.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -11,6 +11,7 @@ use crate::{
     enrolment::Enrolment,
     event::{ApprovalRefused, ApprovalRequested, Event, Idempotency, Question, RefusedBecause, Request},
     idempotency::KnownKey,
+    kept::kept_fields,
     limits,
     number::{MatchNumber, Resting},
     policy::Policy,
@@ -39,6 +40,18 @@ pub struct Approval {
     seen_over: bool,
 }
 
+kept_fields!(Approval {
+    id,
+    relying_party,
+    session_binding,
+    idempotency,
+    policy,
+    requested_at,
+    issued,
+    ending,
+    seen_over,
+});
+
 /// What the login server was given, and what answers are bound to.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Issued {
@@ -56,6 +69,8 @@ pub struct Issued {
     pub question: Option<Question>,
 }
 
+kept_fields!(Issued { number, expires_at, authenticators_addressed, addressed, challenge_hash, question });
+
 /// How an approval ended: once, and for ever.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Ending {
@@ -67,6 +82,8 @@ pub struct Ending {
     pub answer: Option<Answered>,
 }
 
+kept_fields!(Ending { outcome, at, answer });
+
 /// Who ended an approval by an answer.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Answered {
@@ -77,6 +94,8 @@ pub struct Answered {
     /// SHA-256 of the answer's envelope: the same answer again gets the same reply.
     pub answer_hash: [u8; 32],
 }
+
+kept_fields!(Answered { authenticator, bound_at, answer_hash });
 
 /// The ways in which an approval ends.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -8,6 +8,7 @@ use crate::{
     call::{VerifiedReplacePushTarget, VerifiedUnenrol},
     command::Refusal,
     event::{AuthenticatorBound, EnrolmentEnd, Event, Platform, PushTarget, RevokedBy},
+    kept::{kept_fields, kept_variants},
     limits,
     text::DisplayText,
     throttle,
@@ -46,6 +47,23 @@ pub struct Authenticator {
     pub claim_hash: [u8; 32],
 }
 
+kept_fields!(Authenticator {
+    id,
+    enrolment,
+    key,
+    platform,
+    device_name,
+    state,
+    bound_at,
+    last_used_at,
+    push_target,
+    push_target_since,
+    push_target_dead,
+    push_target_changes,
+    counter,
+    claim_hash,
+});
+
 /// Whether an authenticator may answer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum State {
@@ -64,6 +82,8 @@ pub enum State {
         was_active: bool,
     },
 }
+
+kept_variants!(State { 1 => OnTrial, 2 => Active { since }, 3 => Revoked { at, was_active } });
 
 impl Authenticator {
     pub(crate) fn bound(event: &AuthenticatorBound, at: Timestamp) -> Self {

@@ -11,6 +11,7 @@ use crate::{
         AuthenticatorBound, EnrolmentBegun, EnrolmentEnd, Event, Identity, Question, RevokedBy,
         TrialRequested,
     },
+    kept::{kept_fields, kept_variants},
     limits,
     number::{MatchNumber, Resting},
 };
@@ -35,6 +36,8 @@ pub struct Enrolment {
     /// Its time was over, by the clock of an event.
     seen_over: bool,
 }
+
+kept_fields!(Enrolment { id, code, begun_at, expires_at, relying_party, codes_refused, stage, seen_over });
 
 /// How far an enrolment is.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -63,6 +66,13 @@ pub enum Stage {
         answer_hash: Option<[u8; 32]>,
     },
 }
+
+kept_variants!(Stage {
+    1 => CodeWaits,
+    2 => OnTrial { authenticator, question },
+    3 => Done { authenticator, answer_hash },
+    4 => Ended { reason, answer_hash },
+});
 
 impl Enrolment {
     pub(crate) fn begun(event: &EnrolmentBegun, at: Timestamp) -> Self {

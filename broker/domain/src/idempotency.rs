@@ -2,11 +2,13 @@
 
 use std::time::Duration;
 
-use crate::{ApprovalId, Timestamp, event::Idempotency, limits};
+use crate::{ApprovalId, Timestamp, event::Idempotency, kept::kept_fields, limits};
 
 /// The keys that an account knows, oldest first.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(crate) struct Keys(Vec<KnownKey>);
+
+kept_fields!(Keys { 0: keys });
 
 /// A key that came lately. It keeps half of each hash: 128 bits in which nobody but the relying party itself could make
 /// two requests meet, to its own harm.
@@ -17,6 +19,8 @@ pub struct KnownKey {
     approval: ApprovalId,
     at: Timestamp,
 }
+
+kept_fields!(KnownKey { key, request, approval, at });
 
 impl KnownKey {
     /// The approval that its request made.

@@ -11,6 +11,7 @@
 //!   outcome;
 //! - [`policy`], [`throttle`], [`limits`]: what bounds all of it;
 //! - [`relying_party`]: who may ask;
+//! - [`kept`]: a state as bytes, so that it need not be folded from all events each time;
 //! - [`event`], [`command`], [`ids`], [`text`], [`time`]: the words that the rest is written in.
 
 pub mod account;
@@ -26,6 +27,7 @@ pub mod enrolment;
 pub mod event;
 pub mod idempotency;
 pub mod ids;
+pub mod kept;
 pub mod limits;
 pub mod number;
 pub mod policy;

@@ -5,7 +5,7 @@ use std::fmt;
 use subtle::ConstantTimeEq;
 use zeroize::Zeroize;
 
-use crate::{Timestamp, limits};
+use crate::{Timestamp, kept::kept_fields, limits};
 
 /// A match number. It prints as nothing: it goes to the page that asked and to nobody else.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -13,6 +13,8 @@ pub struct MatchNumber {
     value: u32,
     digits: u8,
 }
+
+kept_fields!(MatchNumber { value, digits });
 
 /// A number that was live, and is not shown again for a while.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -23,6 +25,8 @@ pub(crate) struct Resting {
     /// It was a trial's.
     pub(crate) of_trial: bool,
 }
+
+kept_fields!(Resting { number, since, of_trial });
 
 impl Resting {
     /// One from ahead of the clock still does: from the next event on it rests as one that ceased to be live then.

@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use crate::kept::kept_fields;
+
 /// The policy of one approval.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Policy {
@@ -22,6 +24,17 @@ pub struct Policy {
     /// For how long push is paused.
     pub push_pause: Duration,
 }
+
+kept_fields!(Policy {
+    digits,
+    lifetime,
+    waiting_max,
+    requests_max,
+    requests_window,
+    wrong_numbers_max,
+    wrong_numbers_window,
+    push_pause,
+});
 
 impl Default for Policy {
     fn default() -> Self {

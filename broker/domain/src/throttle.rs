@@ -5,7 +5,7 @@
 
 use std::time::Duration;
 
-use crate::{Timestamp, limits, policy::Policy};
+use crate::{Timestamp, kept::kept_fields, limits, policy::Policy};
 
 /// Moments that are remembered per count: more than any policy counts up to.
 const REMEMBERED_MAX: usize = 1_000;
@@ -23,11 +23,15 @@ pub struct Throttle {
     paused: Option<Pause>,
 }
 
+kept_fields!(Throttle { requests, refusals, wrong_numbers, paused });
+
 #[derive(Debug, Clone, PartialEq, Eq)]
 struct Pause {
     since: Timestamp,
     until: Timestamp,
 }
+
+kept_fields!(Pause { since, until });
 
 impl Throttle {
     /// Whether the account has had as many requests lately as the policy allows.

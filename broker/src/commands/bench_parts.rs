@@ -5,6 +5,7 @@ mod appends;
 mod calls;
 mod keys;
 mod pushes;
+mod seed;
 mod stopwatch;
 
 use std::time::Duration;
@@ -23,6 +24,8 @@ pub(crate) enum Part {
     Keys(keys::Options),
     /// Pushes by the broker's own client to the services of a configuration
     Pushes(pushes::Options),
+    /// Puts accounts and two months of their sign-ins into the log of a broker that does not run, for measuring one that is old
+    Seed(seed::Options),
 }
 
 pub(crate) async fn run(part: Part) -> anyhow::Result<()> {
@@ -31,6 +34,7 @@ pub(crate) async fn run(part: Part) -> anyhow::Result<()> {
         Part::Calls(options) => calls::run(&options).await,
         Part::Keys(options) => print(&keys::run(&options)),
         Part::Pushes(options) => print(&pushes::run(&options).await?),
+        Part::Seed(options) => print(&seed::run(&options).await?),
     }
 }
 

@@ -1,7 +1,8 @@
 //! The one way from a command to an event: load the stream, fold it, decide, append; and again when somebody else was
 //! first.
 //!
-//! - [`Decider`]: that way, for any aggregate;
+//! - [`Decider`]: that way, for any aggregate; what it has folded is kept in memory, and now and then beside the log, so
+//!   that it costs little however long a history is;
 //! - [`codec`]: the domain's events as the log keeps them, sealed fields sealed.
 
 pub mod codec;
@@ -29,6 +30,13 @@ use codec::Codec;
 /// but by an account that is being hammered.
 const ATTEMPTS_MAX: usize = 64;
 
+/// A state is kept beside the log when so many entries have come since it was kept last...
+const KEPT_EVERY_ENTRIES: u64 = 16;
+/// ... and so many bytes of it for each of them at most, about what an entry has: what is kept must not outgrow the log,
+/// however much an account holds. So a state that is in no cache is made of one that was kept and few entries, however long
+/// its history: a state is bounded.
+const KEPT_BYTES_AN_ENTRY: u64 = 256;
+
 /// The cache is split, so that accounts rarely wait for one another.
 const SHARDS: usize = 16;
 
@@ -47,11 +55,20 @@ type EventOf<C> = <<C as Codec>::Aggregate as Aggregate>::Event;
 struct Folded<A> {
     version: Option<Version>,
     state: Arc<A>,
+    /// How many entries came since it was kept beside the log, and how many bytes it had then.
+    unkept_entries: u64,
+    kept_bytes: u64,
 }
 
 impl<A> Clone for Folded<A> {
     fn clone(&self) -> Self {
-        Self { version: self.version, state: Arc::clone(&self.state) }
+        Self { state: Arc::clone(&self.state), ..*self }
+    }
+}
+
+impl<A: Default> Default for Folded<A> {
+    fn default() -> Self {
+        Self { version: None, state: Arc::default(), unkept_entries: 0, kept_bytes: 0 }
     }
 }
 
@@ -136,12 +153,16 @@ impl<C: Codec> Decider<C> {
             let append = traces::part(|| info_span!(target: STORY, "append"));
             match self.log.append(self.append_of(id, expected, at, &events)).instrument(append).await {
                 Ok(appended) => {
-                    let mut state = folded.state;
-                    let evolving = Arc::make_mut(&mut state);
+                    let mut folded = folded;
+                    let evolving = Arc::make_mut(&mut folded.state);
                     for event in &events {
                         evolving.evolve(event, at);
                     }
-                    self.remember(id, Folded { version: Some(appended.version), state: Arc::clone(&state) });
+                    folded.version = Some(appended.version);
+                    folded.unkept_entries += 1;
+                    self.keep(id, &mut folded);
+                    let state = Arc::clone(&folded.state);
+                    self.remember(id, folded);
                     return Ok(Decided { events, state, at, position: Some(appended.position) });
                 }
                 Err(AppendError::Conflict { .. }) => metrics().log.conflicts.count(()),
@@ -175,14 +196,19 @@ impl<C: Codec> Decider<C> {
     async fn fold(&self, id: C::Id) -> Result<Folded<C::Aggregate>, Error> {
         let stream = self.codec.stream(id);
         let version = self.log.version(stream).await?;
-        let mut folded =
-            self.remembered(id).unwrap_or_else(|| Folded { version: None, state: Arc::default() });
-        let looked_up = &metrics().log.remembered;
-        if folded.version == version {
-            looked_up.count(Remembered::Hit);
+        let (mut folded, how) = match self.remembered(id) {
+            Some(folded) if folded.version == version => (folded, Remembered::Hit),
+            Some(folded) => (folded, Remembered::Stale),
+            None if version.is_none() => (Folded::default(), Remembered::Hit),
+            None => match self.kept(id).await {
+                Some(folded) => (folded, Remembered::Kept),
+                None => (Folded::default(), Remembered::Miss),
+            },
+        };
+        metrics().log.remembered.count(how);
+        if how == Remembered::Hit {
             return Ok(folded);
         }
-        looked_up.count(if folded.version.is_some() { Remembered::Stale } else { Remembered::Miss });
         for entry in self.log.read(stream, folded.version).await? {
             let (_, events) = self.decode(&entry)?;
             let state = Arc::make_mut(&mut folded.state);
@@ -190,13 +216,32 @@ impl<C: Codec> Decider<C> {
                 state.evolve(event, Timestamp::from_millis(entry.recorded_at_ms));
             }
             folded.version = Some(entry.version);
+            folded.unkept_entries += 1;
         }
+        self.keep(id, &mut folded);
         self.remember(id, folded.clone());
         Ok(folded)
     }
 
     fn remembered(&self, id: C::Id) -> Option<Folded<C::Aggregate>> {
         self.shard(id).lock().unwrap_or_else(PoisonError::into_inner).get(&id).cloned()
+    }
+
+    /// The state that was kept beside the log.
+    async fn kept(&self, id: C::Id) -> Option<Folded<C::Aggregate>> {
+        let (version, bytes) = self.log.fold(self.codec.stream(id)).await?;
+        let state = Arc::new(self.codec.kept(id, version, &bytes)?);
+        Some(Folded { version: Some(version), state, unkept_entries: 0, kept_bytes: bytes.len() as u64 })
+    }
+
+    /// Keeps the state beside the log, where enough has come since. All of it is durable.
+    fn keep(&self, id: C::Id, folded: &mut Folded<C::Aggregate>) {
+        let due = KEPT_EVERY_ENTRIES.max(folded.kept_bytes / KEPT_BYTES_AN_ENTRY);
+        let Some(version) = folded.version.filter(|_| folded.unkept_entries >= due) else { return };
+        if let Some(bytes) = self.codec.keep(id, version, &folded.state) {
+            (folded.unkept_entries, folded.kept_bytes) = (0, bytes.len() as u64);
+            self.log.keep_fold(self.codec.stream(id), version, bytes);
+        }
     }
 
     /// Whoever remembers an older state than another only makes the next one read a little more.
@@ -215,3 +260,6 @@ impl<C: Codec> std::fmt::Debug for Decider<C> {
         f.debug_struct("Decider").finish_non_exhaustive()
     }
 }
+
+#[cfg(test)]
+mod tests;

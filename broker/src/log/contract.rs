@@ -75,8 +75,12 @@ impl Subject for Local {
     async fn crash(self) -> Self {
         let folder = tempfile::tempdir().unwrap();
         // The journal last: it is always ahead of what is made from it.
-        for name in ["store", "snapshots", "journal"] {
-            copy_folder(&self.folder.path().join(name), &folder.path().join(name));
+        for name in ["store", "snapshots", "folds", "journal"] {
+            let from = self.folder.path().join(name);
+            // Without folds there is no folder for them.
+            if from.exists() {
+                copy_folder(&from, &folder.path().join(name));
+            }
         }
         Self::open(folder).await
     }
@@ -133,6 +137,8 @@ every_log_keeps! {
     a_restart_goes_on_where_the_log_was,
     cursors_and_snapshots_read_back,
     no_cursor_and_no_snapshot_is_ahead_of_the_log,
+    a_fold_reads_back_as_it_was_kept_last,
+    no_fold_is_ahead_of_its_stream,
     a_closed_log_takes_nothing_and_tells_everyone,
 }
 
@@ -481,6 +487,58 @@ async fn no_cursor_and_no_snapshot_is_ahead_of_the_log<S: Subject>() {
     log.save_snapshot("waiting", beyond, Bytes::new()).await;
     assert_eq!(log.cursor("dispatch").await, None);
     assert_eq!(log.snapshot("waiting").await, None);
+}
+
+/// The fold of a stream once it is kept, which is some time later.
+async fn kept_fold(log: &dyn EventLog, stream: StreamId, version: Version) -> Bytes {
+    let kept = async {
+        loop {
+            match log.fold(stream).await {
+                Some((kept, bytes)) if kept == version => return bytes,
+                _ => tokio::task::yield_now().await,
+            }
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(20), kept).await.unwrap()
+}
+
+async fn a_fold_reads_back_as_it_was_kept_last<S: Subject>() {
+    let mut subject = S::new().await;
+    let log = subject.log();
+    let mut versions = Vec::new();
+    for number in [1, 1, 2] {
+        versions.push(log.append(append(number, Expected::Any, 1)).await.unwrap().version);
+    }
+    assert_eq!(log.fold(stream(1)).await, None);
+    for (number, version) in [1, 1, 2].into_iter().zip(&versions) {
+        let bytes = Bytes::from(vec![number; 100]);
+        log.keep_fold(stream(number), *version, bytes.clone());
+        assert_eq!(kept_fold(&*log, stream(number), *version).await, bytes);
+    }
+    assert_eq!(log.fold(stream(3)).await, None);
+    drop(log);
+    for crashes in [true, false, true] {
+        subject = if crashes { subject.crash().await } else { subject.restart().await };
+        let log = subject.log();
+        assert_eq!(log.fold(stream(1)).await, Some((versions[1], Bytes::from(vec![1; 100]))));
+        assert_eq!(log.fold(stream(2)).await, Some((versions[2], Bytes::from(vec![2; 100]))));
+    }
+}
+
+async fn no_fold_is_ahead_of_its_stream<S: Subject>() {
+    let subject = S::new().await;
+    let log = subject.log();
+    let version = log.append(append(1, Expected::Any, 1)).await.unwrap().version;
+    let ahead = Version::from_token(version.to_token() + 1);
+    log.keep_fold(stream(1), ahead, Bytes::from_static(b"ahead"));
+    log.keep_fold(stream(2), version, Bytes::from_static(b"of nothing"));
+    log.append(append(3, Expected::Any, 1)).await.unwrap();
+    let there = log.version(stream(3)).await.unwrap().unwrap();
+    log.keep_fold(stream(3), there, Bytes::from_static(b"there"));
+    // What was to be kept before it has been looked at by then.
+    kept_fold(&*log, stream(3), there).await;
+    assert_eq!(log.fold(stream(1)).await, None);
+    assert_eq!(log.fold(stream(2)).await, None);
 }
 
 async fn appending_nothing_waits_and_leaves_nothing<S: Subject>() {

@@ -3,7 +3,7 @@
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::PathBuf;
-use std::sync::{Arc, Weak};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::thread;
 use std::time::Duration;
 
@@ -18,6 +18,7 @@ use super::committer::{Committer, version_at};
 use super::decoy::Decoy;
 use super::entry::{Append, Appended, ENTRY_BYTES_MAX, Entry, Position, StreamId, Urgency, Version};
 use super::error::{AppendError, DiskError, Fault, ReadError, StartError};
+use super::folds::{Behind, Fold, Folds, Writer};
 use super::format::ENTRY_LENGTH_BYTES;
 use super::journal::disk::{Disk, OsDisk};
 use super::journal::format::{RECORD_BYTES_LIMIT, RECORD_HEADER_BYTES};
@@ -31,7 +32,7 @@ use super::recent::Recent;
 use super::snapshots::{MODEL_PREFIX, Snapshots};
 use super::start::{Started, start};
 use super::store::StoreLimits;
-use super::{ArchiveSteps, EntryStream, EventLog, SNAPSHOT_BYTES_MAX};
+use super::{ArchiveSteps, EntryStream, EventLog, FOLD_BYTES_MAX, SNAPSHOT_BYTES_MAX};
 use crate::telemetry::metrics::{labels, metrics};
 
 /// The folder of the journal's segments in the log's folder.
@@ -40,6 +41,9 @@ pub(crate) const JOURNAL_FOLDER: &str = "journal";
 pub(crate) const STORE_FOLDER: &str = "store";
 /// The folder of the snapshots in the log's folder.
 pub(crate) const SNAPSHOT_FOLDER: &str = "snapshots";
+
+/// The folder of the folds in the log's folder.
+pub(crate) const FOLD_FOLDER: &str = "folds";
 
 /// How many steps of archiving wait for who has asked for it.
 const ARCHIVE_STEPS_WAITING: usize = 16;
@@ -100,6 +104,11 @@ impl LogConfig {
         self.folder.join(SNAPSHOT_FOLDER)
     }
 
+    /// Where the folds of streams are.
+    pub fn fold_folder(&self) -> PathBuf {
+        self.folder.join(FOLD_FOLDER)
+    }
+
     pub(crate) fn store_limits(&self) -> StoreLimits {
         StoreLimits { cache_bytes: self.store_cache_bytes, entries: self.store_entries }
     }
@@ -128,6 +137,9 @@ pub struct LocalLog {
     queue: Arc<Queue>,
     sources: Arc<Sources>,
     snapshots: Arc<Snapshots<OsDisk>>,
+    folds: Arc<Folds>,
+    /// Until the log closes.
+    fold_behind: Mutex<Option<Behind>>,
     /// How many of the log's threads are at work.
     working: watch::Receiver<usize>,
     archiver: Arc<Archiver>,
@@ -153,12 +165,13 @@ impl LocalLog {
         let Started { lock, journal, snapshots, heads, heads_at, store, stored, newest } =
             start(config, new_id, disk)?;
         let first_recent = newest.first().map_or(Position::after(journal.head), |entry| entry.position);
+        let folds = Arc::new(Folds::open(&config.fold_folder(), journal.reader.id(), journal.head)?);
         let recent = Arc::new(Recent::new(config.recent_bytes_max, first_recent, stored));
         recent.push(newest.into_iter());
         metrics().log.head.set((), journal.head.map_or(0, Position::number));
         metrics().log.stored.set((), stored.map_or(0, Position::number));
         let (head, heads) = (watch::Sender::new(journal.head.map_or(0, Position::number)), Arc::new(heads));
-        let (fault, (working, still_working)) = (watch::Sender::new(None), watch::channel(2));
+        let (fault, (working, still_working)) = (watch::Sender::new(None), watch::channel(3));
         let sources = Arc::new(Sources {
             heads: Arc::clone(&heads),
             recent: Arc::clone(&recent),
@@ -189,6 +202,15 @@ impl LocalLog {
             let at_work = AtWork { lock: Some(Arc::clone(&lock)), working: Arc::clone(&working) };
             move || keep(keeper, at_work)
         })?;
+        let (fold_behind, to_keep) = Behind::new();
+        spawn("log-folds", config, {
+            let at_work = AtWork { lock: Some(Arc::clone(&lock)), working: Arc::clone(&working) };
+            let folds = Arc::clone(&folds);
+            move || {
+                Writer::new(folds).run(&to_keep);
+                drop(at_work);
+            }
+        })?;
         let committer = Committer {
             queue: Arc::clone(&queue),
             journal: journal.journal,
@@ -205,6 +227,8 @@ impl LocalLog {
             queue,
             sources,
             snapshots,
+            folds,
+            fold_behind: Mutex::new(Some(fold_behind)),
             working: still_working,
             archiver: Arc::new(archiver),
             at_work: at_work_later,
@@ -442,6 +466,21 @@ impl EventLog for LocalLog {
         }
     }
 
+    async fn fold(&self, stream: StreamId) -> Option<(Version, Bytes)> {
+        let head = self.sources.heads.get(stream).map(version_at).filter(|_| self.folds.has(stream))?;
+        let folds = Arc::clone(&self.folds);
+        blocking(&self.sources, move |_| folds.load(stream, head)).await
+    }
+
+    fn keep_fold(&self, stream: StreamId, version: Version, bytes: Bytes) {
+        let head = self.sources.heads.get(stream).map(version_at);
+        let is_there = head.is_some_and(|head| version.to_token() <= head.to_token());
+        let behind = self.fold_behind.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(behind) = behind.as_ref().filter(|_| is_there && bytes.len() <= FOLD_BYTES_MAX) {
+            behind.keep(Fold { stream, version, bytes });
+        }
+    }
+
     fn archive(&self, recorded_before_ms: u64) -> ArchiveSteps {
         let (steps, taken) = mpsc::channel(ARCHIVE_STEPS_WAITING);
         let Some(at_work) = self.begin_work() else {
@@ -468,6 +507,8 @@ impl EventLog for LocalLog {
 
     async fn close(&self) {
         self.queue.stop(Fault::Closed);
+        // Its thread ends with what waits.
+        self.fold_behind.lock().unwrap_or_else(PoisonError::into_inner).take();
         let mut working = self.working.clone();
         let ended = working.wait_for(|working| *working == 0);
         if tokio::time::timeout(CLOSE_PATIENCE, ended).await.is_err() {

@@ -15,7 +15,7 @@ use tokio::sync::{Notify, oneshot, watch};
 use super::entry::{Append, Appended, Entry, Expected, Position, StreamId, Urgency, Version};
 use super::error::{AppendError, DiskError, Fault, ReadError};
 use super::limits::{RIDE_ALONG_MAX, check_limits};
-use super::{EntryStream, EventLog, SNAPSHOT_BYTES_MAX};
+use super::{EntryStream, EventLog, FOLD_BYTES_MAX, SNAPSHOT_BYTES_MAX};
 
 /// What a crash does to the appends that were being written and had not been acknowledged.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -69,6 +69,7 @@ struct Disk {
     streams: HashMap<StreamId, Vec<Position>>,
     cursors: HashMap<String, Position>,
     snapshots: HashMap<String, (Position, Bytes)>,
+    folds: HashMap<StreamId, (Version, Bytes)>,
 }
 
 #[derive(Debug, Default)]
@@ -385,6 +386,18 @@ impl EventLog for MemoryLog {
         let mut state = self.shared.lock();
         if bytes.len() <= SNAPSHOT_BYTES_MAX && Some(position) <= state.disk.head() {
             state.disk.snapshots.insert(name.to_owned(), (position, bytes));
+        }
+    }
+
+    async fn fold(&self, stream: StreamId) -> Option<(Version, Bytes)> {
+        self.shared.lock().disk.folds.get(&stream).cloned()
+    }
+
+    fn keep_fold(&self, stream: StreamId, version: Version, bytes: Bytes) {
+        let mut state = self.shared.lock();
+        let is_there = state.disk.version(stream).is_some_and(|head| version.to_token() <= head.to_token());
+        if bytes.len() <= FOLD_BYTES_MAX && is_there {
+            state.disk.folds.insert(stream, (version, bytes));
         }
     }
 

@@ -19,6 +19,7 @@
 //! | `recent` | from then on it is read from memory, and followers are woken |
 //! | `keeper`, `store`, `part` | a second thread puts it into sled, 64 entries to a value |
 //! | `reading` | readers and followers take it from memory, else from sled, else from the journal |
+//! | `folds` | what was made of a stream is kept beside it, so that its history need not be read again |
 //! | `archiver` | as it ages, a segment is compressed, and what is old leaves sled |
 //! | `witness` | what was made from the journal says what the journal must have |
 //! | `start` | after a stop or a crash: what the journal holds is made durable, what sled lacks is put there |
@@ -32,6 +33,7 @@ mod committer;
 mod decoy;
 mod entry;
 mod error;
+mod folds;
 mod format;
 mod heads;
 mod journal;
@@ -96,7 +98,7 @@ pub use witness::log_exists;
 ///   in the log and will not be. After `Stopped` it may be there at the next start.
 /// - **No undoing.** Dropping the future of an append does not take the append back.
 ///
-/// Cursors and snapshots are conveniences of those who follow the log. They are kept with less care than
+/// Cursors, snapshots and folds are conveniences of those who follow the log. They are kept with less care than
 /// entries: one that is lost makes its owner repeat work, so each is optional when read, and saving does not
 /// fail. One that claims to know more than the log is never handed out.
 #[async_trait]
@@ -147,6 +149,17 @@ pub trait EventLog: Send + Sync + 'static {
     /// not saved, and said so in the program's log.
     async fn save_snapshot(&self, name: &str, position: Position, bytes: Bytes);
 
+    /// The fold of a stream that was kept last and is intact: the version that it is made up to, one that the stream
+    /// has, and its bytes.
+    async fn fold(&self, _stream: StreamId) -> Option<(Version, Bytes)> {
+        None
+    }
+
+    /// Keeps what was made of a stream up to this version, which its owner knows from an append or a read, in place of
+    /// what was kept of it before; some time later, or not at all. At most [`FOLD_BYTES_MAX`]; more is not kept. A log
+    /// that has no place for them keeps none.
+    fn keep_fold(&self, _stream: StreamId, _version: Version, _bytes: Bytes) {}
+
     /// Compresses what is whole of what entries are kept in, and moves out of the way of reading what was recorded
     /// before this moment (in milliseconds since 1970-01-01T00:00Z); entries, positions and what can be read stay the
     /// same. Gives the steps as they are taken, the last one with all that was done. Whoever drops it ends it. A log that
@@ -178,3 +191,6 @@ pub type ArchiveSteps = BoxStream<'static, Result<ArchiveStep, ReadError>>;
 
 /// The most bytes that a snapshot of a read model may have.
 pub const SNAPSHOT_BYTES_MAX: usize = 256 * 1024 * 1024;
+
+/// The most bytes that a fold of a stream may have.
+pub const FOLD_BYTES_MAX: usize = 2 * 1024 * 1024;

@@ -8,8 +8,9 @@
 //!
 //! Only the newest part is open. sled's cache is bounded by nothing that one could set (it looks at what to evict only
 //! after 64 accesses to each of its 256 shards, and keeps a page of each in any case), so that each sled that is open
-//! takes up to 150 MB. What is in the other parts is read from the journal; they are there for `log repair`. And a sled
-//! that is closed leaves some 5 MB of memory behind (measured): parts are large, so that few are closed.
+//! takes as much memory as it has entries, up to 150 MB. What is in the other parts is read from the journal; they are
+//! there for `log repair`. So parts are small: the open one is full after 65,536 entries, and takes no more however many
+//! come after it. What a closed one leaves behind is memory that the allocator has not given back, and gives to the next.
 
 use std::fs;
 use std::io;
@@ -25,7 +26,7 @@ use super::part::{Cause, GROUP_ENTRIES, Part, StoreError, group_of};
 /// What is kept has so many parts at least, and one more, which is being filled.
 const PARTS_MIN: u64 = 4;
 /// A part has so many entries at most.
-const PART_ENTRIES_MAX: u64 = 1024 * 1024;
+const PART_ENTRIES_MAX: u64 = 64 * 1024;
 /// How many parts are open.
 const OPEN: usize = 1;
 const NAME_DIGITS: usize = 20;

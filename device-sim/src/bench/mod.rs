@@ -3,8 +3,9 @@
 //! In one run, on one machine: [`parts`] (what the broker's program says of its parts, each by itself) and [`calls`]
 //! (gRPC calls that do nothing) are the ceilings; [`whole`] is what approvals cost; [`ceiling`] puts the ones beside the
 //! others. [`waiting`] is what it costs that somebody waits, [`overload`] what is left when
-//! more is asked for than can be done. All figures that count are ratios: a machine that is busy, or slow, is so for both sides.
+//! more is asked for than can be done, [`aged`] what a long past costs. All figures that count are ratios: a machine that is busy, or slow, is so for both sides.
 
+pub mod aged;
 pub mod calls;
 pub mod ceiling;
 mod inside;
@@ -49,6 +50,9 @@ pub enum BenchError {
         /// One of them.
         first: String,
     },
+    /// Nor is one of a log that cannot be looked at.
+    #[error(transparent)]
+    Io(#[from] std::io::Error),
     /// Pushes were refused.
     #[error("{0} pushes were not accepted")]
     Pushes(u64),

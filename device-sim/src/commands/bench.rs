@@ -9,7 +9,7 @@ use std::{
 
 use anyhow::{Context as _, ensure};
 use clap::Subcommand;
-use device_sim::bench::{Plan, ceiling, overload, plot, waiting};
+use device_sim::bench::{Plan, aged, ceiling, overload, plot, waiting};
 use indicatif::ProgressBar;
 use serde::Serialize;
 
@@ -30,6 +30,8 @@ pub(crate) enum Bench {
     Waiting(Waiting),
     /// What the broker does when more is asked for than it can do, beside the most that it can do
     Overload(Overload),
+    /// What a long past costs the broker, beside one with a short one
+    Aged(Aged),
 }
 
 /// `device-sim bench ceiling`
@@ -98,6 +100,31 @@ pub(crate) struct Overload {
     output: Output,
 }
 
+/// `device-sim bench aged`
+#[derive(Debug, clap::Args)]
+pub(crate) struct Aged {
+    /// How many accounts have a past, each with two authenticators
+    #[arg(long, value_name = "N", default_value_t = 1_000, value_parser = clap::value_parser!(u64).range(1..=10_000_000))]
+    accounts: u64,
+    /// How many events the one broker has behind it
+    #[arg(long, value_name = "M", default_value_t = 100_000)]
+    young: u64,
+    /// How many the other has
+    #[arg(long, value_name = "M", default_value_t = 10_000_000)]
+    old: u64,
+    /// How many people sign in, each with one phone
+    #[arg(long, value_name = "N", default_value_t = 500, value_parser = clap::value_parser!(u32).range(1..=100_000))]
+    phones: u32,
+    /// How many approvals in each round
+    #[arg(long, value_name = "M", default_value_t = 5_000, value_parser = clap::value_parser!(u32).range(1..=10_000_000))]
+    approvals: u32,
+    /// The two take turns so often; the middle ratio counts
+    #[arg(long, value_name = "R", default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..=100))]
+    rounds: u32,
+    #[command(flatten)]
+    output: Output,
+}
+
 fn share(text: &str) -> Result<f64, String> {
     text.parse().ok().filter(|share| (0.01..=1.0).contains(share)).ok_or("0.01 to 1".to_owned())
 }
@@ -121,6 +148,7 @@ pub(crate) async fn run(bench: Bench) -> anyhow::Result<std::process::ExitCode> 
         Bench::Ceiling(args) => args.run().await?,
         Bench::Waiting(args) => args.run().await?,
         Bench::Overload(args) => args.run().await?,
+        Bench::Aged(args) => args.run().await?,
     }
     Ok(std::process::ExitCode::SUCCESS)
 }
@@ -177,6 +205,24 @@ impl Overload {
         };
         let spinner = spinner();
         let measured = overload::measure(&plan, &program, |step| spinner.set_message(step.to_owned())).await;
+        spinner.finish_and_clear();
+        self.output.write(&measured?)
+    }
+}
+
+impl Aged {
+    async fn run(self) -> anyhow::Result<()> {
+        let program = load::program(self.output.countersign.as_deref())?;
+        let plan = aged::Plan {
+            accounts: self.accounts,
+            young: self.young,
+            old: self.old,
+            phones: usize::try_from(self.phones)?,
+            approvals: self.approvals.into(),
+            rounds: self.rounds,
+        };
+        let spinner = spinner();
+        let measured = aged::measure(&plan, &program, |step| spinner.set_message(step.to_owned())).await;
         spinner.finish_and_clear();
         self.output.write(&measured?)
     }

@@ -19,6 +19,10 @@ use crate::wire::free_port;
 
 /// A start takes no longer, on a machine that is busy with a load.
 const START_MAX: Duration = Duration::from_secs(60);
+/// Nor does one that makes anew what was made of a log of many millions of events.
+const LONG_START_MAX: Duration = Duration::from_secs(1_200);
+/// Nor does an end.
+const STOP_MAX: Duration = Duration::from_secs(60);
 
 /// What a process has used of the machine.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -34,6 +38,15 @@ pub struct Usage {
 /// The section of the configuration that says where the log is, as `countersign init` writes it.
 const LOG_SECTION: &str = "[log]\nfolder = \"log\"";
 
+/// What a broker has behind it before its first start.
+#[derive(Clone, Copy, Debug)]
+pub struct Past {
+    /// Accounts, beside those of the people of the load.
+    pub accounts: u64,
+    /// Events of theirs.
+    pub events: u64,
+}
+
 /// A broker that was made for this load.
 #[derive(Debug)]
 pub struct Broker {
@@ -42,6 +55,7 @@ pub struct Broker {
     address: String,
     metrics: String,
     limits: Vec<(&'static str, String)>,
+    start_max: Duration,
     child: Option<Child>,
     /// Of processes that have ended.
     before: Usage,
@@ -80,6 +94,7 @@ impl Broker {
             address: format!("http://{address}"),
             metrics,
             limits: Vec::new(),
+            start_max: START_MAX,
             child: None,
             before: Usage::default(),
         })
@@ -134,12 +149,50 @@ impl Broker {
         let stdout = child.stdout.take().expect("it was asked for");
         let mut first = String::new();
         let mut lines = BufReader::new(stdout);
-        let serves = timeout(START_MAX, lines.read_line(&mut first)).await;
+        let serves = timeout(self.start_max, lines.read_line(&mut first)).await;
         if !matches!(serves, Ok(Ok(_))) || !first.starts_with("countersign serves ") {
             let said = fs::read_to_string(self.folder.join("stderr")).unwrap_or_default();
             return Err(StageError::Program { what: "countersign serve", said });
         }
         self.child = Some(child);
+        Ok(())
+    }
+
+    /// Gives it a past, before its first start: what the program says of it.
+    pub(super) async fn seed(&mut self, past: Past) -> Result<Vec<u8>, StageError> {
+        self.start_max = LONG_START_MAX;
+        let (accounts, events) = (past.accounts.to_string(), past.events.to_string());
+        let sizes = ["--accounts", &accounts, "--events", &events];
+        self.command(&["bench-parts", "seed"], &sizes).await
+    }
+
+    /// Runs another command of its program while it does not serve; gives what that prints.
+    pub(super) async fn command(&self, what: &[&'static str], more: &[&str]) -> Result<Vec<u8>, StageError> {
+        let mut command = Command::new(&self.program);
+        command.args(what).args(more).arg("--config").arg(self.config_file()).stdin(Stdio::null());
+        let done = command.output().await.map_err(StageError::io("run the broker's program"))?;
+        if done.status.success() {
+            return Ok(done.stdout);
+        }
+        let what = what.last().copied().unwrap_or_default();
+        Err(StageError::Program { what, said: String::from_utf8_lossy(&done.stderr).into_owned() })
+    }
+
+    /// Where its log is.
+    pub(super) fn log_folder(&self) -> PathBuf {
+        self.folder.join("log")
+    }
+
+    /// Ends it in order.
+    pub(super) async fn stop(&mut self) -> Result<(), StageError> {
+        let used = self.running_usage();
+        let Some(mut child) = self.child.take() else { return Ok(()) };
+        if let Some(id) = child.id().and_then(|id| Pid::from_raw(id.cast_signed())) {
+            kill_process(id, Signal::TERM).map_err(|error| StageError::io("end the broker")(error.into()))?;
+        }
+        let ended = timeout(STOP_MAX, child.wait()).await.unwrap_or_else(|late| Err(late.into()));
+        ended.map_err(StageError::io("wait for the broker"))?;
+        self.before = self.before.and(used);
         Ok(())
     }
 

@@ -35,7 +35,7 @@ use tokio::task::JoinSet;
 
 use self::{attempt::Attempt, pace::Gate, record::Records};
 pub use self::{
-    broker::{Broker, Usage},
+    broker::{Broker, Past, Usage},
     compare::Mismatch,
     mix::Mix,
     pace::{Pace, now},

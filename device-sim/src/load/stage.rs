@@ -11,7 +11,7 @@ use hyper_util::rt::TokioIo;
 use tempfile::TempDir;
 use tonic::transport::{Channel, Endpoint};
 
-use super::broker::{Broker, Usage};
+use super::broker::{Broker, Past, Usage};
 use crate::{
     login::{ApiKey, EnrollingPage, LoginServer},
     push_services::{Config, PushServices},
@@ -34,11 +34,13 @@ pub struct Size {
     pub waiting_max: usize,
     /// What stands in `[log]` of the broker's configuration, as TOML; what `countersign init` writes there if none.
     pub log: Option<String>,
+    /// What the broker has behind it.
+    pub past: Option<Past>,
 }
 
 impl Default for Size {
     fn default() -> Self {
-        Self { login_connections: 8, waiting_max: 200_000, log: None }
+        Self { login_connections: 8, waiting_max: 200_000, log: None, past: None }
     }
 }
 
@@ -54,6 +56,7 @@ pub struct Stage {
     program: PathBuf,
     config_file: PathBuf,
     broker: Option<Broker>,
+    seeded: Vec<u8>,
     _folder: Option<TempDir>,
 }
 
@@ -151,6 +154,10 @@ impl Stage {
         let home = folder.path().join("broker");
         let mut broker = Broker::make(program, &home, size.log.as_deref(), &more).await?;
         broker.limit("COUNTERSIGN__LIMITS__LIVE_APPROVALS", size.waiting_max);
+        let seeded = match size.past {
+            Some(past) => broker.seed(past).await?,
+            None => Vec::new(),
+        };
         broker.start().await?;
         let (sign_in, enrolment) = register(&broker).await?;
         let logins = Transport::to(broker.address()).connections(size.login_connections).open()?;
@@ -164,6 +171,7 @@ impl Stage {
             program: program.to_owned(),
             config_file: broker.config_file(),
             broker: Some(broker),
+            seeded,
             _folder: Some(folder),
         })
     }
@@ -179,6 +187,7 @@ impl Stage {
             program: running.program,
             config_file: running.config_file,
             broker: None,
+            seeded: Vec::new(),
             _folder: None,
         })
     }
@@ -211,6 +220,40 @@ impl Stage {
     /// The id of the broker's process, if it is ours.
     pub fn process(&self) -> Option<u32> {
         self.broker.as_ref().and_then(Broker::process)
+    }
+
+    /// What the program said of the broker's past, if it was given one.
+    pub fn seeded(&self) -> &[u8] {
+        &self.seeded
+    }
+
+    /// The folder of the broker's log, if it is ours.
+    pub fn log_folder(&self) -> Option<PathBuf> {
+        self.broker.as_ref().map(Broker::log_folder)
+    }
+
+    /// Ends the broker in order, if it is ours.
+    pub async fn stop_broker(&mut self) -> Result<(), StageError> {
+        match &mut self.broker {
+            Some(broker) => broker.stop().await,
+            None => Ok(()),
+        }
+    }
+
+    /// Starts it again.
+    pub async fn start_broker(&mut self) -> Result<(), StageError> {
+        match &mut self.broker {
+            Some(broker) => broker.start().await,
+            None => Ok(()),
+        }
+    }
+
+    /// Archives the log of a broker that has ended.
+    pub async fn archive(&self) -> Result<(), StageError> {
+        match &self.broker {
+            Some(broker) => broker.command(&["log", "archive"], &[]).await.map(drop),
+            None => Ok(()),
+        }
     }
 
     /// Kills the broker (kill -9) and starts it again, if it is ours.

@@ -7,6 +7,7 @@ mod authenticators;
 mod cast;
 mod clock;
 mod enrolment;
+mod kept;
 mod numbers_and_limits;
 mod relying_party;
 mod rules;

@@ -411,6 +411,18 @@ impl World {
         }
         assert_eq!(resumed, self.account);
     }
+
+    /// A state that was kept in the middle of the history, and read back, goes on as if it had been folded.
+    fn go_on_from_what_was_kept(&self, at: usize) {
+        let (before, after) = self.log.split_at(at % (self.log.len() + 1));
+        let folded = Account::fold(before.iter().map(|(at, event)| (*at, event)));
+        let mut read = Account::from_kept(&folded.to_kept()).expect("it was kept");
+        assert_eq!(read, folded);
+        for (at, event) in after {
+            read.evolve(event, *at);
+        }
+        assert_eq!(read, self.account);
+    }
 }
 
 fn recent<T: Clone>(all: &[T], which: usize) -> Option<T> {
@@ -438,12 +450,16 @@ proptest! {
     #![proptest_config(ProptestConfig { cases: 400, failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
-    fn whatever_happens_in_whatever_order_no_rule_breaks(steps in proptest::collection::vec(step(), 1..80)) {
+    fn whatever_happens_in_whatever_order_no_rule_breaks(
+        steps in proptest::collection::vec(step(), 1..80),
+        kept_at: usize,
+    ) {
         let mut world = World::new();
         for step in &steps {
             world.take(step);
         }
         world.fold_again();
+        world.go_on_from_what_was_kept(kept_at);
     }
 }
 
@@ -648,6 +664,8 @@ proptest! {
                 }
             }
         }
+        let kept = Account::from_kept(&account.to_kept());
+        prop_assert_eq!(kept.as_ref(), Some(&account));
         for command in commands(a, b, now) {
             for event in account.decide(&command, now).unwrap_or_default() {
                 let mut after = account.clone();

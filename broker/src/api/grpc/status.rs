@@ -255,7 +255,9 @@ pub(super) fn too_often(error: &TooOften) -> Status {
 }
 
 pub(super) fn message_late() -> Status {
-    make(Code::DeadlineExceeded, "MESSAGE_LATE", "the message of the request did not come whole in time")
+    // Nothing of it was looked at. Where the broker was too slow to read it, the caller is not to blame.
+    let text = "the message of the request did not come whole in time: send it again";
+    retry(Code::DeadlineExceeded, "MESSAGE_LATE", text, RETRY_SOON)
 }
 
 pub(super) fn unknown_method(path: &str) -> Status {

@@ -7,13 +7,14 @@ pub mod relying_party;
 
 use std::{fmt::Debug, hash::Hash};
 
+use bytes::Bytes;
 use countersign_domain::Aggregate;
 use countersign_proto::event::v1::EventType;
 use prost::Message;
 
 use crate::{
     keys::seal,
-    log::{EventRecord, StreamId},
+    log::{EventRecord, StreamId, Version},
 };
 
 pub use account::AccountCodec;
@@ -38,6 +39,16 @@ pub trait Codec: Send + Sync + 'static {
         id: Self::Id,
         record: &EventRecord,
     ) -> Result<Option<<Self::Aggregate as Aggregate>::Event>, Error>;
+
+    /// A state to keep beside its events, made of those up to this version; none where its events are few.
+    fn keep(&self, _id: Self::Id, _version: Version, _state: &Self::Aggregate) -> Option<Bytes> {
+        None
+    }
+
+    /// A state that was kept; none if it cannot be read, or another release kept it that made something else of events.
+    fn kept(&self, _id: Self::Id, _version: Version, _bytes: &[u8]) -> Option<Self::Aggregate> {
+        None
+    }
 }
 
 /// Why a stored event cannot be read.
@@ -80,7 +91,7 @@ fn record(kind: EventType, body: &impl Message) -> EventRecord {
         version: VERSION,
         may_ignore: false,
         body: body.encode_to_vec().into(),
-        sealed: bytes::Bytes::new(),
+        sealed: Bytes::new(),
     }
 }
 
@@ -102,6 +113,6 @@ fn unknown(record: &EventRecord) -> Error {
     Error::Unknown { kind: record.kind, version: record.version }
 }
 
-fn body<M: Message + Default>(kind: EventType, bytes: &bytes::Bytes) -> Result<M, Error> {
+fn body<M: Message + Default>(kind: EventType, bytes: &Bytes) -> Result<M, Error> {
     M::decode(bytes.clone()).map_err(|_| Error::Malformed { kind, what: "does not decode" })
 }

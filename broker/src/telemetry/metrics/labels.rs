@@ -200,6 +200,7 @@ label! {
     Remembered is "result" {
         Hit = "hit",
         Stale = "stale",
+        Kept = "kept",
         Miss = "miss",
     }
 }

@@ -146,7 +146,7 @@ group! {
         store_failures: Counter = "store_failures" by Counter::new();
         /// Decisions that were made anew because somebody else was first.
         conflicts: Counter = "decider_conflicts" by Counter::new();
-        /// Looks for a state in memory before a decision: a stale one is brought up to date from the log, a missing one folded.
+        /// Looks for a state in memory before a decision: a stale one is brought up to date from the log, a missing one is made of what was kept of it beside the log, or else folded.
         remembered: Counter<Remembered> = "state_cache_lookups" by Counter::new();
     }
 }

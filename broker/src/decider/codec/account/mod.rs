@@ -6,7 +6,8 @@ mod encode;
 
 use std::sync::Arc;
 
-use countersign_domain::{Account, AccountId, Event};
+use bytes::Bytes;
+use countersign_domain::{Account, AccountId, Event, kept};
 use countersign_envelope::sha256;
 use zeroize::Zeroizing;
 
@@ -17,7 +18,7 @@ use crate::{
         Keys,
         seal::{self, Place, Sealer},
     },
-    log::{EventRecord, StreamId, StreamKind},
+    log::{EventRecord, StreamId, StreamKind, Version},
 };
 
 /// Reads and writes events of accounts.
@@ -52,6 +53,16 @@ impl Codec for AccountCodec {
 
     fn decode(&self, id: AccountId, record: &EventRecord) -> Result<Option<Event>, Error> {
         decode::Decoder { sealer: &self.keys.sealer, account: id }.event(record)
+    }
+
+    fn keep(&self, id: AccountId, version: Version, state: &Account) -> Option<Bytes> {
+        let within = state_bytes(version);
+        Some(self.keys.sealer.seal(kept_state(id, &within), &state.to_kept(), &*self.entropy))
+    }
+
+    fn kept(&self, id: AccountId, version: Version, bytes: &[u8]) -> Option<Account> {
+        let within = state_bytes(version);
+        Account::from_kept(&self.keys.sealer.open(kept_state(id, &within), bytes).ok()?)
     }
 }
 
@@ -91,6 +102,23 @@ pub fn match_number(account: AccountId, id: &[u8]) -> Place<'_> {
 fn enrolment_secret(account: AccountId, id: &[u8]) -> Place<'_> {
     Place { account, purpose: "enrolment-secret", within: id }
 }
+
+/// A state that is kept beside the events. It has what they have sealed, and is sealed as they are: it goes with the
+/// account's key.
+fn kept_state(account: AccountId, within: &[u8; STATE_LENGTH]) -> Place<'_> {
+    Place { account, purpose: "account-state", within }
+}
+
+/// What a kept state belongs to: the format of states (4, big-endian), and the version of the stream that it was made up
+/// to (8). One of another format does not open.
+fn state_bytes(version: Version) -> [u8; STATE_LENGTH] {
+    let mut bytes = [0; STATE_LENGTH];
+    bytes[..4].copy_from_slice(&kept::FORMAT.to_be_bytes());
+    bytes[4..].copy_from_slice(&version.to_token().to_be_bytes());
+    bytes
+}
+
+const STATE_LENGTH: usize = 4 + 8;
 
 /// How a number and its salt are sealed: digits (1), value (4, big-endian), salt (32).
 const NUMBER_LENGTH: usize = 1 + 4 + 32;
