@@ -160,6 +160,7 @@ impl Ageing {
             mix: Mix::only(Profile::Approve),
             lifetime: LIFETIME,
             kills: 0,
+            survives: false,
             gives_up: false,
             seed: 1,
         };
