@@ -76,6 +76,8 @@ pub use local::{LocalLog, LogConfig};
 pub use lock::is_in_use;
 pub use memory::{Crash, MemoryLog};
 pub use offline::{Ending, Entries, OfflineLog};
+#[doc(hidden)]
+pub use snapshots::{heads_again, snapshot_again};
 pub use verify::{Report, SegmentReport, verify};
 pub use witness::log_exists;
 

@@ -27,6 +27,8 @@ use super::witness::Claim;
 
 const MAGIC: [u8; 8] = *b"csignsnp";
 const FORMAT: u16 = 1;
+/// Whatever they will mean some day, who does not know it must not read on: a snapshot can be made again.
+const RESERVED: [u8; 6] = [0; 6];
 const HEADER_BYTES: usize = 40;
 const CRC_BYTES: usize = 4;
 const NAME_BYTES_MAX: usize = 64;
@@ -63,12 +65,7 @@ impl<D: Disk> Snapshots<D> {
         pieces: impl Iterator<Item = B>,
     ) -> Result<(), DiskError> {
         let path = self.path(check_name(name, &self.folder)?);
-        let mut header = Vec::with_capacity(HEADER_BYTES);
-        header.extend_from_slice(&MAGIC);
-        header.extend_from_slice(&FORMAT.to_be_bytes());
-        header.extend_from_slice(&[0; 6]);
-        header.extend_from_slice(&self.journal);
-        header.extend_from_slice(&position.number().to_be_bytes());
+        let header = header(self.journal, position);
         install(&self.disk, &self.folder, name, |file| {
             let failed = |error| DiskError::new("write", &path, &error);
             file.write_at(&header, 0).map_err(failed)?;
@@ -95,6 +92,34 @@ impl<D: Disk> Snapshots<D> {
         }
         snapshot.map(|snapshot| (snapshot.position, snapshot.contents))
     }
+}
+
+fn header(journal: JournalId, position: Position) -> Vec<u8> {
+    let mut header = Vec::with_capacity(HEADER_BYTES);
+    header.extend_from_slice(&MAGIC);
+    header.extend_from_slice(&FORMAT.to_be_bytes());
+    header.extend_from_slice(&RESERVED);
+    header.extend_from_slice(&journal);
+    header.extend_from_slice(&position.number().to_be_bytes());
+    header
+}
+
+/// What is read from these bytes of a file, written again; nothing if they are no snapshot. For the fuzzer, which
+/// meets a disk's bytes here.
+#[doc(hidden)]
+pub fn snapshot_again(bytes: &Bytes) -> Option<Vec<u8>> {
+    let snapshot = Snapshot::parse(bytes)?;
+    let mut again = header(snapshot.journal, snapshot.position);
+    again.extend_from_slice(&snapshot.contents);
+    again.extend_from_slice(&crc32c::crc32c(&again).to_be_bytes());
+    Some(again)
+}
+
+/// The same of the contents of the heads' snapshot, with the highest position among them.
+#[doc(hidden)]
+pub fn heads_again(bytes: &[u8]) -> Option<(Vec<u8>, Option<Position>)> {
+    let (heads, highest) = Heads::from_bytes(bytes)?;
+    Some((heads.pieces().collect::<Vec<_>>().concat(), highest))
 }
 
 /// What the snapshots in a folder say of the journal that they were made from, whichever that is. No folder
@@ -138,6 +163,7 @@ impl Snapshot {
         let (checked, crc) = bytes.split_at(HEADER_BYTES + contents_bytes);
         let sound = bytes[..8] == MAGIC
             && bytes[8..10] == FORMAT.to_be_bytes()
+            && bytes[10..16] == RESERVED
             && crc == crc32c::crc32c(checked).to_be_bytes();
         let journal = bytes[16..32].try_into().ok()?;
         let position = Position::new(u64::from_be_bytes(bytes[32..40].try_into().ok()?))?;
@@ -211,7 +237,6 @@ mod tests {
             let (mut flipped, mut cut) = (contents.clone(), contents.clone());
             flipped.values_mut().next().unwrap()[at] ^= 1;
             cut.values_mut().next().unwrap().truncate(at);
-            // What bytes 10 to 16 will mean is not said yet; the checksum knows them.
             for damaged in [flipped, cut] {
                 let disk = SimDisk::with_contents(&damaged);
                 let snapshots = Snapshots::new(disk, PathBuf::from("/snapshots"), JOURNAL);

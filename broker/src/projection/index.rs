@@ -316,6 +316,15 @@ impl Index {
         serde_json::to_vec(&stored).expect("strings and numbers make JSON")
     }
 
+    /// Whether what is read from these bytes, once it has been written and read, stays as it is; none if they cannot be
+    /// read. For the fuzzer, which meets a disk's bytes here.
+    #[doc(hidden)]
+    pub fn is_read_again(bytes: &[u8]) -> Option<bool> {
+        let again = |index: &Self| Self::from_bytes(&index.to_bytes());
+        let kept = again(&Self::from_bytes(bytes)?);
+        Some(kept.is_some_and(|kept| again(&kept).is_some_and(|twice| *twice.read() == *kept.read())))
+    }
+
     /// As it was kept; none if it cannot be read, which costs a fold from the beginning.
     pub(super) fn from_bytes(bytes: &[u8]) -> Option<Self> {
         let stored: Stored = serde_json::from_slice(bytes).ok()?;

@@ -41,6 +41,8 @@ use countersign_domain::{
 use crate::live::Reload;
 pub use probe::{Probe, Reached};
 pub use queue::{EXPIRED, Job, NotQueued, Outcome, Pusher, QueueSettings, Report, UNREACHABLE};
+#[doc(hidden)]
+pub use retry::retry_after;
 pub use settings::{HttpsUrl, SetupError};
 
 /// Where the time comes from.

@@ -14,6 +14,10 @@ pub(super) fn is_recent(at: Timestamp, span: Duration, now: Timestamp) -> bool {
     at <= now.plus(CLOCK_STEP) && at.until(now) < span
 }
 
+/// Who asks for a longer pause is asked again after this one all the same: one mistaken answer must not silence a push
+/// service for a year.
+const RETRY_AFTER_MAX: Duration = Duration::from_secs(60 * 60);
+
 /// How the time between attempts grows.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Backoff {
@@ -57,13 +61,15 @@ fn draw(window: Duration, random: u64) -> Duration {
     Duration::from_nanos(u64::try_from(nanos).unwrap_or(u64::MAX))
 }
 
-/// What `Retry-After` says (RFC 9110 section 10.2.3): a number of seconds, or a date.
-pub(super) fn retry_after(headers: &HeaderMap, now: Timestamp) -> Option<Duration> {
+/// What `Retry-After` says (RFC 9110 section 10.2.3): a number of seconds, or a date. An hour at most.
+pub fn retry_after(headers: &HeaderMap, now: Timestamp) -> Option<Duration> {
     let text = headers.get(RETRY_AFTER)?.to_str().ok()?.trim();
-    if text.bytes().all(|byte| byte.is_ascii_digit()) {
-        return text.parse().ok().map(Duration::from_secs);
-    }
-    Some(now.until(http_date(text)?))
+    let after = if text.bytes().all(|byte| byte.is_ascii_digit()) {
+        text.parse().ok().map(Duration::from_secs)
+    } else {
+        http_date(text).map(|date| now.until(date))
+    };
+    after.map(|after| after.min(RETRY_AFTER_MAX))
 }
 
 /// An HTTP-date in the form that senders must use (RFC 9110 section 5.6.7): `Sun, 06 Nov 1994 08:49:37 GMT`.
@@ -170,6 +176,13 @@ mod tests {
         assert_eq!(header("Tue, 14 Nov 2023 22:14:00 GMT"), Some(Duration::from_secs(40)));
         assert_eq!(header("Tue, 14 Nov 2023 22:13:00 GMT"), Some(Duration::ZERO), "a date that has passed");
         assert_eq!(retry_after(&HeaderMap::new(), now()), None);
+    }
+
+    #[test]
+    fn nobody_is_sent_away_for_longer_than_an_hour() {
+        for text in ["3600", "3601", "18446744073709551615", "Fri, 31 Dec 9999 23:59:59 GMT"] {
+            assert_eq!(header(text), Some(Duration::from_secs(3_600)), "{text}");
+        }
     }
 
     #[test]

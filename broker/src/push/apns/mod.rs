@@ -10,14 +10,18 @@ mod token;
 
 use std::{sync::Arc, time::Duration};
 
-use countersign_domain::event::{PushServiceKind, PushTarget};
+use countersign_domain::{
+    Timestamp,
+    event::{PushServiceKind, PushTarget},
+};
+use reqwest::{StatusCode, header::HeaderMap};
 
 pub use self::{
     client::Apns,
     settings::{Endpoint, KeyId, Settings, TeamId, Topic},
 };
 use super::{
-    Again, Clock, Probe, PushKind, PushMessage, PushService, Service, SetupError,
+    Again, Clock, Error, Probe, PushKind, PushMessage, PushService, Service, SetupError,
     connection::{Connection, Protocol, Recipe},
     same,
 };
@@ -95,6 +99,16 @@ pub async fn probe(settings: &Settings, clock: &Clock) -> Result<Probe, SetupErr
     };
     let address = settings.endpoint.address().to_owned();
     Probe::of([(address, &recipe)], apns.send(&nobody, &message, now), clock).await
+}
+
+/// What an answer with this status, not 200, means for a push; none if it is offered again with a new provider token.
+/// For the fuzzer, which meets what Apple's servers answer here.
+#[doc(hidden)]
+pub fn refusal(status: StatusCode, headers: &HeaderMap, body: &[u8], now: Timestamp) -> Option<Error> {
+    match error::verdict(status, headers, body, now) {
+        error::Verdict::Final(error) => Some(error),
+        error::Verdict::TokenExpired => None,
+    }
 }
 
 /// A device token of the right form that APNs has given to no phone.

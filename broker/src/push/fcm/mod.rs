@@ -10,14 +10,15 @@ mod settings;
 
 use std::sync::Arc;
 
-use countersign_domain::event::PushServiceKind;
+use countersign_domain::{Timestamp, event::PushServiceKind};
+use reqwest::{StatusCode, header::HeaderMap};
 
 pub use self::{
     client::Fcm,
     settings::{ServiceAccount, Settings},
 };
 use super::{
-    Again, Clock, Probe, PushService, Service, SetupError,
+    Again, Clock, Error, Probe, PushService, Service, SetupError,
     connection::{Connection, Protocol, Recipe},
     same,
 };
@@ -107,6 +108,19 @@ pub async fn probe(settings: &Settings, clock: &Clock) -> Result<Probe, SetupErr
     let addresses = [(token_endpoint, &any), (settings.endpoint.to_string(), &http2)];
     Probe::of(addresses, fcm.validate(NOBODY, clock()), clock).await
 }
+
+/// What an answer with this status, not 200, means for a push; none if it is offered again with a new access token.
+/// For the fuzzer, which meets what Google's servers answer here.
+#[doc(hidden)]
+pub fn refusal(status: StatusCode, headers: &HeaderMap, body: &[u8], now: Timestamp) -> Option<Error> {
+    match error::verdict(status, headers, body, now) {
+        error::Verdict::Final(error) => Some(error),
+        error::Verdict::TokenRefused => None,
+    }
+}
+
+#[doc(hidden)]
+pub use oauth::granted;
 
 /// No registration token.
 const NOBODY: &str = "countersign-doctor";

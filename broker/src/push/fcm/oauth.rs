@@ -9,7 +9,10 @@ use std::{
 
 use countersign_domain::Timestamp;
 use jsonwebtoken::{Algorithm, Header};
-use reqwest::{Client, StatusCode, header::HeaderValue};
+use reqwest::{
+    Client, StatusCode,
+    header::{HeaderMap, HeaderValue},
+};
 use serde::{Deserialize, Serialize};
 
 use super::settings::ServiceAccount;
@@ -195,31 +198,8 @@ impl AccessTokens {
         let response = answer.map_err(|error| unreachable(unanswered(error)))?;
         let (status, headers) = (response.status(), response.headers().clone());
         let body = body(response).await.map_err(unreachable)?;
-        if status == StatusCode::OK {
-            let refused = |reason: &str| Error::Refused { reason: reason.to_owned() };
-            let granted: Granted = serde_json::from_slice(&body)
-                .map_err(|_| refused("the token endpoint answered something else than an access token"))?;
-            let mut bearer = HeaderValue::try_from(format!("Bearer {}", granted.access_token))
-                .map_err(|_| refused("the token endpoint answered a token that fits no header"))?;
-            bearer.set_sensitive(true);
-            let life = Duration::from_secs(granted.expires_in).max(LIFE_MIN);
-            return Ok(Current { bearer, issued_at: now, life });
-        }
-        let code = serde_json::from_slice(&body).map_or_else(
-            |_| status.as_u16().to_string(),
-            |Denied { error }| printable(&error, CODE_BYTES_MAX),
-        );
-        if status == StatusCode::TOO_MANY_REQUESTS || status.is_server_error() {
-            return Err(Error::Retry {
-                reason: format!("no access token: {code}"),
-                after: retry_after(&headers, now),
-            });
-        }
-        Err(Error::Refused {
-            reason: format!(
-                "no access token: {code}: check the service account, its key, and this machine's clock"
-            ),
-        })
+        let (bearer, life) = granted(status, &headers, &body, now)?;
+        Ok(Current { bearer, issued_at: now, life })
     }
 
     /// Audience and issuer as Google asks: the token endpoint's address as the file spells it, and the account.
@@ -275,6 +255,37 @@ impl Failure {
             error => error.clone(),
         }
     }
+}
+
+/// What the token endpoint's answer grants: the value of the header `Authorization`, and for how long it is good.
+pub fn granted(
+    status: StatusCode,
+    headers: &HeaderMap,
+    body: &[u8],
+    now: Timestamp,
+) -> Result<(HeaderValue, Duration), Error> {
+    if status == StatusCode::OK {
+        let refused = |reason: &str| Error::Refused { reason: reason.to_owned() };
+        let granted: Granted = serde_json::from_slice(body)
+            .map_err(|_| refused("the token endpoint answered something else than an access token"))?;
+        let mut bearer = HeaderValue::try_from(format!("Bearer {}", granted.access_token))
+            .map_err(|_| refused("the token endpoint answered a token that fits no header"))?;
+        bearer.set_sensitive(true);
+        return Ok((bearer, Duration::from_secs(granted.expires_in).max(LIFE_MIN)));
+    }
+    let code = serde_json::from_slice(body)
+        .map_or_else(|_| status.as_u16().to_string(), |Denied { error }| printable(&error, CODE_BYTES_MAX));
+    if status == StatusCode::TOO_MANY_REQUESTS || status.is_server_error() {
+        return Err(Error::Retry {
+            reason: format!("no access token: {code}"),
+            after: retry_after(headers, now),
+        });
+    }
+    Err(Error::Refused {
+        reason: format!(
+            "no access token: {code}: check the service account, its key, and this machine's clock"
+        ),
+    })
 }
 
 /// FCM does not take a new token either.
