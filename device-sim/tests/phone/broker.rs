@@ -249,6 +249,9 @@ impl Broker {
     }
 
     pub(crate) fn trial(&self, enrolment: &str, authenticator: &str, number: &str) -> v1::TrialChallenge {
+        let issued_at = self.in_seconds(0);
+        // From the same moment: a trial may last no millisecond longer.
+        let expires_at = prost_types::Timestamp { seconds: issued_at.seconds + 600, ..issued_at };
         v1::TrialChallenge {
             broker_id: BROKER_ID.to_owned(),
             enrolment_id: enrolment.to_owned(),
@@ -256,8 +259,8 @@ impl Broker {
             account_name: ACCOUNT.to_owned(),
             commitment: commitment(enrolment, &SALT, number).to_vec().into(),
             digits: 2,
-            issued_at: Some(self.in_seconds(0)),
-            expires_at: Some(self.in_seconds(600)),
+            issued_at: Some(issued_at),
+            expires_at: Some(expires_at),
         }
     }
 
