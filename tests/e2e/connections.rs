@@ -79,6 +79,7 @@ async fn a_message_that_does_not_come_in_time_is_refused_and_a_stream_that_lasts
         let said = tokio::time::timeout(PATIENCE, call).await?;
         let refusal = Refusal::from(said.unwrap_err());
         assert_refused(&refusal, Code::DeadlineExceeded, "MESSAGE_LATE");
+        assert!(refusal.retry_helps(), "a broker that was too slow to read it is not the caller's fault");
     }
     let more = tokio::time::timeout(Duration::from_millis(200), watch.message()).await;
     assert!(more.is_err(), "the reply has lasted longer than a message may take: {more:?}");
