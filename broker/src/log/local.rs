@@ -27,7 +27,7 @@ use super::limits::check_limits;
 use super::lock::Lock;
 use super::part::{panic_message, yield_to_others};
 use super::queue::{Queue, Taken};
-use super::reading::{Sources, StoreSlot, blocking};
+use super::reading::{Sources, StoreSlot, Turns, blocking};
 use super::recent::Recent;
 use super::snapshots::{MODEL_PREFIX, Snapshots};
 use super::start::{Started, start};
@@ -179,6 +179,7 @@ impl LocalLog {
             journal: Arc::clone(&journal.reader),
             head: head.subscribe(),
             fault: fault.subscribe(),
+            turns: Turns::default(),
         });
         sources.store.set(store);
         let snapshots = Arc::new(snapshots);

@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use bytes::Bytes;
 use futures::stream::{self, StreamExt};
-use tokio::sync::watch;
+use tokio::sync::{Semaphore, watch};
 
 use super::EntryStream;
 use super::entry::{Entry, Position, StreamId};
@@ -20,6 +20,10 @@ use super::store::Store;
 /// How many entries are brought at a time to who reads many.
 const CHUNK_ENTRIES: usize = 512;
 
+/// So many threads read the disk at a time; who comes then waits for a turn. More are not faster, and each that was ever
+/// at work keeps memory of its own: a burst of reads after a start would cost some hundred MiB.
+pub(crate) const READERS_MAX: usize = 16;
+
 /// All places that entries are read from.
 #[derive(Debug)]
 pub(crate) struct Sources {
@@ -30,6 +34,17 @@ pub(crate) struct Sources {
     /// The number of the last durable position.
     pub(crate) head: watch::Receiver<u64>,
     pub(crate) fault: watch::Receiver<Option<Fault>>,
+    pub(crate) turns: Turns,
+}
+
+/// Whose turn it is to read the disk.
+#[derive(Debug)]
+pub(crate) struct Turns(Arc<Semaphore>);
+
+impl Default for Turns {
+    fn default() -> Self {
+        Self(Arc::new(Semaphore::new(READERS_MAX)))
+    }
 }
 
 /// Where the store is while it can be used. Its thread takes it away when it has failed.
@@ -173,13 +188,16 @@ impl Sources {
 
     /// The entry at a position that is known to be of this stream. Blocks.
     pub(crate) fn entry_of(&self, stream: StreamId, position: Position) -> Result<Arc<Entry>, ReadError> {
-        let entry = self.entry(position)?;
-        if entry.stream != stream {
-            let file = self.journal.folder().to_owned();
-            let what = format!("it is of {}, where one of {stream} was expected", entry.stream);
-            return Err(Corruption { file, offset: 0, position, damage: Damage::Entry { what } }.into());
+        self.is_of(stream, self.entry(position)?)
+    }
+
+    fn is_of(&self, stream: StreamId, entry: Arc<Entry>) -> Result<Arc<Entry>, ReadError> {
+        if entry.stream == stream {
+            return Ok(entry);
         }
-        Ok(entry)
+        let (file, position) = (self.journal.folder().to_owned(), entry.position);
+        let what = format!("it is of {}, where one of {stream} was expected", entry.stream);
+        Err(Corruption { file, offset: 0, position, damage: Damage::Entry { what } }.into())
     }
 
     /// All entries from `from` on: up to `to`, or for ever.
@@ -201,7 +219,10 @@ impl Sources {
         let start = (Arc::clone(self), self.heads.get(stream));
         let entries = stream::unfold(start, move |(sources, at)| async move {
             let position = at?;
-            let entry = blocking(&sources, move |sources| sources.entry_of(stream, position)).await;
+            let entry = match sources.at_hand(position) {
+                Some(entry) => sources.is_of(stream, entry),
+                None => blocking(&sources, move |sources| sources.entry_of(stream, position)).await,
+            };
             let next = entry.as_ref().ok().and_then(|entry| entry.previous);
             Some((entry, (sources, next)))
         });
@@ -209,13 +230,19 @@ impl Sources {
     }
 }
 
-/// Calls what blocks where that is allowed.
+/// Calls what blocks where that is allowed, when it is its turn.
 pub(crate) async fn blocking<T: Send + 'static>(
     sources: &Arc<Sources>,
     call: impl FnOnce(&Sources) -> T + Send + 'static,
 ) -> T {
+    let turn = Arc::clone(&sources.turns.0).acquire_owned().await;
     let sources = Arc::clone(sources);
-    match tokio::task::spawn_blocking(move || call(&sources)).await {
+    let called = tokio::task::spawn_blocking(move || {
+        // Until it is done, though nobody waits for it any more.
+        let _turn = turn;
+        call(&sources)
+    });
+    match called.await {
         Ok(result) => result,
         Err(error) => match error.try_into_panic() {
             Ok(panic) => std::panic::resume_unwind(panic),

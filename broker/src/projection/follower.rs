@@ -200,7 +200,7 @@ impl Follower {
     /// The places of what is live, with the steps so far.
     async fn put_on_board(&self) -> Result<(), decider::Error> {
         for (id, _) in self.index.live_approvals() {
-            let span = match span(&self.accounts, id).await {
+            let span = match span(&self.accounts, id, ANY_TIME).await {
                 // That account has to wait for a newer release; the others have not.
                 Err(error @ decider::Error::Undecidable { .. }) => {
                     undecidable(&error);
@@ -257,12 +257,23 @@ pub struct Span {
     pub ended: Option<Position>,
 }
 
-/// Where an approval stands in the log; none if the log does not know it.
-pub async fn span(accounts: &Decider<AccountCodec>, id: ApprovalId) -> Result<Option<Span>, decider::Error> {
+/// Before everything that was recorded.
+const ANY_TIME: Timestamp = Timestamp::from_millis(0);
+
+/// Where an approval stands in the log; none if it was not requested since then. What is older is not read: an id that
+/// nobody has been given costs no more than that.
+pub async fn span(
+    accounts: &Decider<AccountCodec>,
+    id: ApprovalId,
+    since: Timestamp,
+) -> Result<Option<Span>, decider::Error> {
     let mut ended = None;
     let mut entries = accounts.log().read_back(accounts.codec().stream(id.account()));
     while let Some(entry) = entries.next().await {
         let entry = entry?;
+        if entry.recorded_at_ms < since.as_millis() {
+            break;
+        }
         for event in accounts.decode(&entry)?.1 {
             match approval_of(&event) {
                 Some((approval, Moment::Begins)) if approval == id => {

@@ -5,6 +5,7 @@ use countersign_domain::{
     Account, Aggregate, ApprovalId, RelyingPartyId, Timestamp,
     approval::{Approval, Ending},
     command::Refusal,
+    limits,
 };
 use futures::{Stream, StreamExt, stream};
 use tracing::{Instrument as _, info_span};
@@ -182,9 +183,11 @@ impl SignIn {
         ended(&approval, steps).ok_or_else(|| Refusal::UnknownApproval.into())
     }
 
-    /// An approval that has ended, as the log tells it: for ever the same.
+    /// An approval that has ended, as the log tells it: always the same, for as long as it is told.
     async fn history(&self, relying_party: RelyingPartyId, id: ApprovalId) -> Result<Standing, Error> {
         let account = self.accounts.load(id.account()).await?;
+        let since = self.clock.now().minus(limits::APPROVALS_TOLD);
+        let span = span(&self.accounts, id, since).await?.ok_or(Refusal::UnknownApproval)?;
         let approval = match account.approval(id) {
             Some(approval) => approval.clone(),
             None => self.forgotten(id).await?,
@@ -192,7 +195,6 @@ impl SignIn {
         if approval.relying_party != relying_party {
             return Err(Refusal::UnknownApproval.into());
         }
-        let span = span(&self.accounts, id).await?.ok_or(Refusal::UnknownApproval)?;
         let steps = deliveries(&**self.accounts.log(), id, span).await?;
         let updates = updates(&approval, steps);
         Ok(Standing { approval, updates })

@@ -4,6 +4,7 @@ mod aging;
 mod faults;
 mod measure;
 mod mending;
+mod reading;
 mod starting;
 
 use std::path::Path;

@@ -12,7 +12,9 @@ use std::{
 
 use countersign_domain::{
     ApprovalId, AuthenticatorId, EnrolmentId, Event,
+    command::Refusal,
     event::{ApprovalRefused, Context, EnrolmentEnd, RefusedBecause, Request, RevokedBy},
+    limits,
     policy::Policy,
     text::DisplayText,
 };
@@ -180,6 +182,34 @@ async fn a_full_broker_knows_the_approvals_that_stand() {
     for key in [Some(2), None] {
         assert_eq!(stage.request(key).await.unwrap_err(), Error::TooManyLive { waiting: 1 });
     }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_login_is_told_of_an_approval_for_a_day_and_an_id_that_nobody_has_costs_no_more_reading() {
+    const A_DAY: u32 = 10;
+    let stage = Stage::new().await;
+    stage.account(1).await;
+    let request_and_cancel = async || {
+        let id = stage.request(None).await.unwrap().id;
+        stage.sign_in.cancel(RELYING_PARTY, id).await.unwrap();
+        id
+    };
+    let first = request_and_cancel().await;
+    for _ in 0..3 * A_DAY {
+        advance(limits::APPROVALS_TOLD / A_DAY).await;
+        request_and_cancel().await;
+    }
+    let last = request_and_cancel().await;
+    let standing = stage.sign_in.standing(RELYING_PARTY, last).await.unwrap();
+    assert!(standing.approval.ending.is_some());
+    let unknown = Error::Refused(Refusal::UnknownApproval);
+    assert_eq!(stage.sign_in.standing(RELYING_PARTY, first).await.unwrap_err(), unknown);
+    let before = stage.log.entries_read();
+    let nobodys = ApprovalId::new(ACCOUNT, [9; 16]);
+    assert_eq!(stage.sign_in.standing(RELYING_PARTY, nobodys).await.unwrap_err(), unknown);
+    // A request and its end, each; and the one at which the day is over.
+    let (read, a_day) = (stage.log.entries_read() - before, A_DAY as usize);
+    assert!((2 * a_day..=2 * a_day + 5).contains(&read), "{read} entries");
 }
 
 #[tokio::test(start_paused = true)]
