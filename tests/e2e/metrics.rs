@@ -15,7 +15,7 @@ use countersign_tests::{
 use device_sim::{phone::Decision, push_services::Service};
 use serde_json::Value;
 
-use crate::support::exposition::{Exposition, Family, names_in};
+use crate::support::exposition::{Exposition, Family, matched_in, names_in};
 
 /// A broker that is asked for metrics, and sends traces to where nobody is.
 struct Seen {
@@ -163,6 +163,11 @@ async fn metrics_follow_the_conventions_and_dashboard_rules_and_documentation_na
         assert!(!names.is_empty(), "{expression}: names nothing");
         for name in names.iter().filter(|name| *name != of_others) {
             assert!(exported.contains(name.as_str()), "{expression}: no broker exports {name}");
+        }
+        for (name, label, value) in matched_in(expression) {
+            // Prometheus' own, as the rules' head says.
+            let is_there = label == "job" && value == "countersign" || now.has(&name, &label, &value);
+            assert!(is_there, "{expression}: no {label} of {name} is ever {value}");
         }
     }
 

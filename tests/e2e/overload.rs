@@ -12,12 +12,13 @@ use countersign_envelope::Algorithm;
 use countersign_proto::v1::OutcomeKind;
 use countersign_tests::{
     Result, World,
+    process::free_port,
     world::{PATIENCE, outcome},
 };
 use device_sim::{bench::overload::Held, login::Opened, push_services::Service, wire::Refusal};
 use tonic::Code;
 
-use crate::support::{approve, ask, assert_refused, set, started};
+use crate::support::{approve, ask, assert_refused, exposition::Exposition, set, started};
 
 /// Requests at a time: much more than a fifth of a core does within the door's patience.
 const IN_FLIGHT: usize = 128;
@@ -85,7 +86,9 @@ fn was_sent_away(refusal: &Refusal) {
 async fn when_there_is_no_room_new_requests_are_sent_away_and_whoever_waits_answers_or_was_let_in_is_served()
 -> Result<()> {
     let settings = [("requests_per_s_of_relying_party", "0"), ("failures_per_s_of_address", "0")];
-    let mut world = World::with_edited("", |text| set(&text, &settings)).await?;
+    let port = free_port()?;
+    let metrics = format!("[metrics]\nlisten = \"127.0.0.1:{port}\"\n");
+    let mut world = World::with_edited(&metrics, |text| set(&text, &settings)).await?;
     let alice = world.enrol("alice", Service::Fcm, Algorithm::Ed25519).await?;
     let bob = world.enrol("bob", Service::Apns, Algorithm::Es256).await?;
     assert!(world.broker.stopped().await?.success());
@@ -128,6 +131,8 @@ async fn when_there_is_no_room_new_requests_are_sent_away_and_whoever_waits_answ
         }
     };
     tokio::time::timeout(PATIENCE, all_again).await?;
+    let overloaded = [("result", "overloaded")];
+    assert!(Exposition::of(port).await?.sum("countersign_approval_requests_total", &overloaded) > 100.0);
     let said = world.broker.said();
     assert!(said.contains("some requests for approvals are sent away (OVERLOADED)"), "{said}");
     ask(&world.login, &world.sign_in("alice")).await?;

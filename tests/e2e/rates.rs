@@ -5,7 +5,7 @@ use std::{net::IpAddr, time::Duration};
 use bytes::Bytes;
 use countersign_envelope::{Algorithm, EnrolmentCode, payload_type};
 use countersign_proto::v1::{self, authenticators_client::AuthenticatorsClient};
-use countersign_tests::{Result, World, world::PATIENCE};
+use countersign_tests::{Result, World, process::free_port, world::PATIENCE};
 use device_sim::{
     login::{ApiKey, LoginServer, Step},
     phone::{Invitation, PushKind, enrol::Claim},
@@ -18,7 +18,8 @@ use tonic::{
 };
 
 use crate::support::{
-    approve, ask, assert_refused, new_phone, party, push_of, refusal, refused, told, world_with,
+    approve, ask, assert_refused, exposition::Exposition, new_phone, party, push_of, refusal, refused, set,
+    told, world_with,
 };
 
 /// So many a second, and ten at once.
@@ -53,11 +54,16 @@ async fn phones_at(world: &World, address: [u8; 4]) -> Result<AuthenticatorsClie
 
 #[tokio::test]
 async fn a_relying_party_that_asks_too_often_is_sent_away_and_no_other_is() -> Result<()> {
-    let world = world_with(&[("requests_per_s_of_relying_party", ONE)]).await?;
+    let port = free_port()?;
+    let metrics = format!("[metrics]\nlisten = \"127.0.0.1:{port}\"\n");
+    let slow = [("requests_per_s_of_relying_party", ONE)];
+    let world = World::with_edited(&metrics, |text| set(&text, &slow)).await?;
     let other = party(&world, "Other College", "other.example").await?;
     // An account that nobody has enrolled: nothing but the party's own limit can be met.
     let ask = async || world.login.open(&world.sign_in("nobody")).await.map(drop);
     let after = limited(&until_limited(ask).await, "relying_party");
+    let limited_requests = [("result", "rate_limited")];
+    assert!(Exposition::of(port).await?.sum("countersign_approval_requests_total", &limited_requests) > 0.0);
     // The same limit, whatever it begins and by whichever credential.
     let begin = async || world.page.begin("alice").await.map(drop);
     limited(&until_limited(begin).await, "relying_party");

@@ -7,7 +7,10 @@ use futures::StreamExt;
 use crate::{
     clock::Clock,
     log::{ArchiveReport, ArchiveStep, EventLog, ReadError},
+    telemetry::metrics::metrics,
 };
+
+use super::seen::number;
 
 /// What archives a log that ages.
 #[derive(Debug)]
@@ -41,6 +44,7 @@ impl Archiver {
     }
 
     fn done(&mut self, report: &ArchiveReport) {
+        metrics().log.archived.add((), number(report.archived.len()));
         if report.has_changed_anything() {
             tracing::info!(
                 segments = report.archived.len(),
@@ -59,6 +63,7 @@ impl Archiver {
     }
 
     fn complain(&mut self, problem: String) {
+        metrics().log.archive_failures.count(());
         if self.said.as_ref() != Some(&problem) {
             tracing::error!(problem, "the log cannot be archived: it takes more room than it should");
             self.said = Some(problem);

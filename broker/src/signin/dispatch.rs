@@ -130,14 +130,16 @@ impl Dispatcher {
     async fn do_effect(&self, account: AccountId, effect: Effect) {
         if let Err(error) = self.effect(account, &effect).await {
             let then = left_to(&effect);
-            tracing::error!(?effect, %error, then, "could not be done");
+            let approval = approval_of(&effect).map(field::display);
+            tracing::error!(approval, ?effect, %error, then, "could not be done");
         }
     }
 
     async fn do_report(&self, push: Push, outcome: Outcome) {
         let (about, to) = (push.about, push.to);
         if let Err(error) = self.reported(push, outcome).await {
-            tracing::warn!(?about, authenticator = %to, %error, "what became of a push could not be recorded");
+            let approval = about.approval().map(field::display);
+            tracing::warn!(approval, ?about, authenticator = %to, %error, "what became of a push could not be recorded");
         }
     }
 
@@ -266,7 +268,8 @@ impl Dispatcher {
             }
             Err(error @ NotQueued::NotConfigured(_)) => {
                 metrics().push.not_queued.count(labels::NotQueued::NotConfigured);
-                tracing::warn!(authenticator = %phone.id, %error, "a phone cannot be reached");
+                let approval = about.approval().map(field::display);
+                tracing::warn!(approval, authenticator = %phone.id, %error, "a phone cannot be reached");
                 self.failed(about, to, "NOT_CONFIGURED".to_owned()).await
             }
         }
@@ -360,6 +363,14 @@ impl Dispatcher {
     }
 }
 
+/// The approval that an effect is about.
+fn approval_of(effect: &Effect) -> Option<ApprovalId> {
+    match effect {
+        Effect::PushChallenge(id) | Effect::ExpireApproval(id, _) | Effect::ReplaceShown(id, _) => Some(*id),
+        Effect::PushTrial(_) | Effect::ExpireEnrolment(..) | Effect::PushNotice(_) => None,
+    }
+}
+
 /// What becomes of an effect that could not be done. At a start the follower takes up what is live, and replaces what
 /// ended lately.
 fn left_to(effect: &Effect) -> &'static str {
@@ -407,6 +418,13 @@ impl About {
         let service = target.service();
         traces::of(id)
             .step(|| info_span!(target: STORY, "push", otel.kind = "client", %service, result = field::Empty))
+    }
+
+    fn approval(self) -> Option<ApprovalId> {
+        match self {
+            Self::Challenge(id) | Self::Ended(id) => Some(id),
+            Self::Trial(_) | Self::Notice(_) => None,
+        }
     }
 
     fn id(self) -> String {

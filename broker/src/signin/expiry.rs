@@ -4,7 +4,7 @@ use std::{collections::BTreeSet, time::Duration};
 
 use countersign_domain::{AccountId, ApprovalId, Command, EnrolmentId, Timestamp, command::Refusal};
 use tokio::{sync::mpsc, task::JoinSet};
-use tracing::{Instrument as _, Span, info_span};
+use tracing::{Instrument as _, Span, field, info_span};
 
 use super::{Error, SignIn};
 use crate::{
@@ -28,6 +28,16 @@ pub enum Due {
     Approval(ApprovalId),
     /// An enrolment.
     Enrolment(EnrolmentId),
+}
+
+impl Due {
+    /// The approval, if it is one.
+    fn approval(&self) -> Option<&ApprovalId> {
+        match self {
+            Self::Approval(id) => Some(id),
+            Self::Enrolment(_) => None,
+        }
+    }
 }
 
 /// When something ends by itself.
@@ -69,7 +79,8 @@ pub async fn run(sign_in: SignIn, mut asked: mpsc::Receiver<Alarm>, concurrent_m
             Some(written) = writing.join_next() => match written {
                 Ok((_, Ok(()))) => {}
                 Ok((due, Err(error @ Error::Log(decider::Error::Undecidable { .. })))) => {
-                    tracing::error!(?due, %error, "an expiry is left to a newer release");
+                    let approval = due.approval().map(field::display);
+                    tracing::error!(approval, ?due, %error, "an expiry is left to a newer release");
                 }
                 Ok((due, Err(error))) => {
                     let now = sign_in.clock.now();
@@ -78,7 +89,8 @@ pub async fn run(sign_in: SignIn, mut asked: mpsc::Receiver<Alarm>, concurrent_m
                     if quiet_until <= now {
                         quiet_until = now.plus(RETRY_AFTER);
                         let waiting = waiting.by_end.len();
-                        tracing::warn!(?due, %error, waiting, "could not record an expiry; it will be tried again");
+                        let approval = due.approval().map(field::display);
+                        tracing::warn!(approval, ?due, %error, waiting, "could not record an expiry; it will be tried again");
                     }
                 }
                 Err(error) => tracing::error!(%error, "an expiry is left to the next start"),

@@ -65,6 +65,12 @@ impl Exposition {
         samples.filter(has).map(|sample| sample.value).sum()
     }
 
+    /// Whether a series of this name has this label.
+    pub(crate) fn has(&self, name: &str, label: &str, value: &str) -> bool {
+        let mut samples = self.families.values().flat_map(|family| &family.samples);
+        samples.any(|sample| sample.name == name && sample.labels.get(label).is_some_and(|it| it == value))
+    }
+
     /// The names of all series.
     pub(crate) fn names(&self) -> BTreeSet<&str> {
         self.families.values().flat_map(|family| &family.samples).map(|sample| sample.name.as_str()).collect()
@@ -153,6 +159,28 @@ pub(crate) fn names_in(expression: &str) -> BTreeSet<String> {
     names
 }
 
+/// The values that an expression's matchers ask for: metric, label and value of each, without those that a dashboard's
+/// variable stands for.
+pub(crate) fn matched_in(expression: &str) -> Vec<(String, String, String)> {
+    let mut found = Vec::new();
+    for (before, matchers) in expression.match_indices('{').map(|(at, _)| expression.split_at(at)) {
+        let is_in_name = |letter: char| letter.is_ascii_alphanumeric() || letter == '_';
+        let metric = &before[before.trim_end_matches(is_in_name).len()..];
+        // A brace in a matcher's string is in front of no name.
+        if metric.is_empty() || metric.starts_with(|first: char| first.is_ascii_digit()) {
+            continue;
+        }
+        for matcher in matchers[1..].split_once('}').map_or("", |(inside, _)| inside).split(',') {
+            let (label, values) = matcher.split_once('=').expect("a matcher has a value");
+            let values = values.trim_start_matches('~').trim_matches('"');
+            for value in values.split('|').filter(|value| !value.starts_with('$')) {
+                found.push((metric.to_owned(), label.trim_end_matches('!').to_owned(), value.to_owned()));
+            }
+        }
+    }
+    found
+}
+
 fn behind(text: &str, end: char) -> &str {
     text.split_once(end).map_or("", |(_, rest)| rest)
 }
@@ -173,4 +201,11 @@ fn names_are_found_in_expressions_and_nothing_else_is() {
         ["a_seconds", "c:d", "up"]
     );
     assert_eq!(found("topk(5, x) > bool 1e3"), ["x"]);
+}
+
+#[test]
+fn values_are_found_in_matchers() {
+    let found = matched_in(r#"sum(rate(a_total{x=~"b|c",y="$d"}[5m])) / a{z!="e"} > 2"#);
+    let expected = [("a_total", "x", "b"), ("a_total", "x", "c"), ("a", "z", "e")];
+    assert_eq!(found, expected.map(|(a, b, c)| (a.to_owned(), b.to_owned(), c.to_owned())));
 }

@@ -15,7 +15,10 @@ use super::{
 use crate::{
     api::auth::Caller,
     signin::{Error, request::NewRequest, request::Opened, wait::Standing},
-    telemetry::traces,
+    telemetry::{
+        metrics::{labels, metrics},
+        traces,
+    },
 };
 
 #[tonic::async_trait]
@@ -29,7 +32,7 @@ impl Approvals for Services {
     ) -> Result<Response<Self::RequestApprovalStream>, Status> {
         self.accepting()?;
         let caller = self.caller(&request, Scope::SignIn).await?;
-        self.begins(&caller)?;
+        self.asks(&caller)?;
         let call = traces::call("countersign.v1.Approvals/RequestApproval", request.metadata().as_ref());
         let opened = async {
             let opened = self.open(&caller, &request.into_inner()).await?;
@@ -54,7 +57,7 @@ impl Approvals for Services {
         use v1::open_approval_reply::Result as Opened;
         self.accepting()?;
         let caller = self.caller(&request, Scope::SignIn).await?;
-        self.begins(&caller)?;
+        self.asks(&caller)?;
         let call = traces::call("countersign.v1.Approvals/OpenApproval", request.metadata().as_ref());
         let opened = self.open(&caller, &request.into_inner()).instrument(call).await?;
         let approval = match opened.approval() {
@@ -107,6 +110,11 @@ impl Approvals for Services {
 }
 
 impl Services {
+    /// A relying party asks for an approval.
+    fn asks(&self, caller: &Caller) -> Result<(), Status> {
+        self.begins(caller).inspect_err(|_| metrics().story.requests.count(labels::Requested::RateLimited))
+    }
+
     async fn open(&self, caller: &Caller, request: &v1::RequestApprovalRequest) -> Result<Opened, Status> {
         let new = self.new_request(caller, request)?;
         let opened = self.sign_in.request(new).await.map_err(login)?;

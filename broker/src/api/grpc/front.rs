@@ -20,9 +20,12 @@ use super::{
     counted::{self, Counted},
     in_time, is_grpc, no_grpc, status,
 };
-use crate::api::{
-    admission::{Admission, Shed},
-    listen::Answers,
+use crate::{
+    api::{
+        admission::{Admission, Shed},
+        listen::Answers,
+    },
+    telemetry::metrics::{labels, metrics},
 };
 
 /// The public services.
@@ -77,7 +80,14 @@ impl Front {
     }
 
     fn admit(&self, path: &str) -> Result<(), Shed> {
-        if NEW_WORK.contains(&path) { self.admission.admit() } else { Ok(()) }
+        if !NEW_WORK.contains(&path) {
+            return Ok(());
+        }
+        self.admission.admit().inspect_err(|Shed| {
+            if path.contains(".Approvals/") {
+                metrics().story.requests.count(labels::Requested::Overloaded);
+            }
+        })
     }
 }
 

@@ -243,6 +243,13 @@ impl Write for Lines {
 }
 
 impl Lines {
+    /// Takes down what this thread says, until what is given is dropped.
+    fn read(&self) -> tracing::subscriber::DefaultGuard {
+        let writer = self.clone();
+        let subscriber = tracing_subscriber::fmt().json().flatten_event(true);
+        tracing::subscriber::set_default(subscriber.with_writer(move || writer.clone()).finish())
+    }
+
     fn said(&self, message: &str) -> Vec<Value> {
         let bytes = self.0.lock().unwrap();
         let lines = std::str::from_utf8(&bytes).unwrap().lines();
@@ -252,11 +259,22 @@ impl Lines {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_line_about_a_push_that_could_not_be_recorded_has_the_approvals_id() {
+    let lines = Lines::default();
+    let _reading = lines.read();
+    let stage = Stage::new().await;
+    stage.account(1).await;
+    stage.log.refuse_deliveries();
+    let id = stage.request(None).await.unwrap().id;
+    let said = || lines.said("what became of a push could not be recorded");
+    until(|| !said().is_empty()).await;
+    assert_eq!(said()[0]["approval"], id.to_string(), "{}", said()[0]);
+}
+
+#[tokio::test(start_paused = true)]
 async fn each_ending_is_one_line_with_the_approval_its_outcome_and_who() {
     let lines = Lines::default();
-    let writer = lines.clone();
-    let subscriber = tracing_subscriber::fmt().json().flatten_event(true);
-    let _reading = tracing::subscriber::set_default(subscriber.with_writer(move || writer.clone()).finish());
+    let _reading = lines.read();
 
     let stage = Stage::new().await;
     let phones = stage.account(2).await;

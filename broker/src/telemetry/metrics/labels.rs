@@ -50,6 +50,8 @@ label! {
         UnknownAccount = "unknown_account",
         Rejected = "rejected",
         TooManyLive = "too_many_live",
+        Overloaded = "overloaded",
+        RateLimited = "rate_limited",
         Failed = "failed",
     }
 }

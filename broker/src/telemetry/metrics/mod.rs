@@ -144,6 +144,10 @@ group! {
         followed: Gauge = "follower_position" by Gauge::new();
         /// How often the store failed and was opened anew.
         store_failures: Counter = "store_failures" by Counter::new();
+        /// Segments of the journal that were compressed.
+        archived: Counter = "log_archived_segments" by Counter::new();
+        /// How often the log could not be archived: it takes more room than it should.
+        archive_failures: Counter = "log_archive_failures" by Counter::new();
         /// Decisions that were made anew because somebody else was first.
         conflicts: Counter = "decider_conflicts" by Counter::new();
         /// Looks for a state in memory before a decision: a stale one is brought up to date from the log, a missing one is made of what was kept of it beside the log, or else folded.
