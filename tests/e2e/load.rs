@@ -52,6 +52,12 @@ fn a_load_of_all_profiles_agrees_on_all_sides_through_a_kill_and_is_reported() -
         (&report["approvals"], &report["mismatches"], &report["kills"]),
         (&60.into(), &0.into(), &1.into())
     );
+    let page = std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/../docs/load.md"))?;
+    for key in report.as_object().unwrap().keys() {
+        assert!(page.contains(&format!("`{key}`")), "docs/load.md does not describe {key}");
+    }
+    let sent_away = report["sent_away"].as_object().unwrap();
+    assert!(!sent_away.is_empty(), "pages came while the broker was away");
     let outcomes = report["outcomes"].as_object().unwrap();
     assert_eq!(outcomes.values().filter_map(Value::as_u64).sum::<u64>(), 60, "{outcomes:?}");
     for times in ["request_to_number", "answer_to_outcome", "login_to_outcome"] {
@@ -89,7 +95,7 @@ async fn a_wrong_outcome_is_counted() -> Result<()> {
     let mut records = load::run(&plan, &mut stage, &people, &progress).await?;
     assert_eq!((progress.begun(), progress.ended()), (8, 8));
     let logged = Logged::read(&stage).await?;
-    let honest = compare(records.all(), &logged, false);
+    let honest = compare(records.all(), &logged, &[]);
     assert_eq!(honest.mismatches, []);
 
     let [first, second, third, ..] = records.all_mut() else { panic!("eight sign-ins") };
@@ -99,8 +105,8 @@ async fn a_wrong_outcome_is_counted() -> Result<()> {
     let mut logged = logged;
     logged.add(&format!(r#"{{"events":[{{"type":"ApprovalExpired","approval":"{id}"}}]}}"#))?;
 
-    let planted = compare(records.all(), &logged, false);
-    let report = Report::new(&records, &planted, stage.usage(), 0);
+    let planted = compare(records.all(), &logged, &[]);
+    let report = Report::new(&records, &planted, stage.usage(), progress.sent_away());
     assert_eq!(report.mismatches, 3, "{report}");
     assert!(report.to_string().contains("the log says approved"), "{report}");
     Ok(())

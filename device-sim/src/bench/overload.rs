@@ -132,7 +132,7 @@ async fn sign_ins(
     let records = load::run(&plan, stage, people, &Progress::default()).await?;
     let used = stage.usage().unwrap_or_default().since(before);
     let (shed, taken): (Vec<_>, Vec<_>) = records.all().iter().cloned().partition(Record::is_shed);
-    let compared = compare(&taken, &Logged::read(stage).await?, false);
+    let compared = compare(&taken, &Logged::read(stage).await?, &[]);
     if let Some(first) = compared.mismatches.first() {
         return Err(BenchError::Mismatches { count: compared.mismatches.len(), first: first.to_string() });
     }

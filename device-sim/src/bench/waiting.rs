@@ -86,7 +86,7 @@ pub async fn measure(plan: &Plan, program: &Path, step: impl Fn(&str)) -> Result
         }
     };
     step("reading the log");
-    let compared = compare(records.all(), &Logged::read(&stage).await?, false);
+    let compared = compare(records.all(), &Logged::read(&stage).await?, &[]);
     if let Some(first) = compared.mismatches.first() {
         return Err(BenchError::Mismatches { count: compared.mismatches.len(), first: first.to_string() });
     }

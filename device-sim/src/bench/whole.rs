@@ -46,14 +46,14 @@ pub async fn measure(
         gives_up: false,
         seed: 1,
     };
-    let before = stage.usage();
-    let records = load::run(&plan, stage, people, &Progress::default()).await?;
+    let (before, progress) = (stage.usage(), Progress::default());
+    let records = load::run(&plan, stage, people, &progress).await?;
     let used = before.zip(stage.usage()).map(|(before, after)| after.since(before));
-    let compared = compare(records.all(), &Logged::read(stage).await?, false);
+    let compared = compare(records.all(), &Logged::read(stage).await?, &[]);
     if let Some(first) = compared.mismatches.first() {
         return Err(BenchError::Mismatches { count: compared.mismatches.len(), first: first.to_string() });
     }
-    let report = Report::new(&records, &compared, used, 0);
+    let report = Report::new(&records, &compared, used, progress.sent_away());
     let broker = report.broker.expect("the broker is ours");
     Ok(Whole {
         approvals,

@@ -85,6 +85,9 @@ pub(crate) struct Args {
     /// Keys and certificate of the push services (`device-sim push-services --dir`)
     #[arg(long, value_name = "DIR", requires = "config")]
     push_dir: Option<PathBuf>,
+    /// The id of its process, if it runs on this machine: its CPU time and memory are in the report then
+    #[arg(long, value_name = "PID", requires = "config")]
+    pid: Option<u32>,
     /// Where APNs listens
     #[arg(long, value_name = "ADDRESS", requires = "config")]
     listen_apns: Option<SocketAddr>,
@@ -125,8 +128,8 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<std::process::ExitCode> {
 
     println!("reading the log …");
     let logged = Logged::read(&stage).await?;
-    let compared = compare(records.all(), &logged, plan.kills > 0);
-    let report = Report::new(&records, &compared, used, plan.kills);
+    let compared = compare(records.all(), &logged, records.outages());
+    let report = Report::new(&records, &compared, used, progress.sent_away());
     println!("\n{report}");
     write(args.json.as_deref(), || Ok(serde_json::to_string_pretty(&report)? + "\n"))?;
     write(args.plot.as_deref(), || Ok(plot::svg(&report)))?;
@@ -200,6 +203,7 @@ fn running(args: &Args, config: &Path) -> anyhow::Result<Running> {
         sign_in: ApiKey::from_file(&given(&args.sign_in_key_file)?)?,
         enrolment: ApiKey::from_file(&given(&args.enrolment_key_file)?)?,
         application: args.application.clone(),
+        process: args.pid,
         push,
     })
 }

@@ -4,7 +4,10 @@ use std::fmt;
 
 use countersign_proto::v1::OutcomeKind;
 
-use super::{logged::Logged, record::Record};
+use super::{
+    logged::Logged,
+    record::{Outage, Record},
+};
 use crate::phone::Profile;
 
 /// Something that should not be.
@@ -23,19 +26,19 @@ pub struct Mismatch {
 pub struct Compared {
     /// One for each sign-in that is not as it should be.
     pub mismatches: Vec<Mismatch>,
-    /// Sign-ins that expired because the broker was killed before it heard the answer: page, phone and log agree.
+    /// Sign-ins that waited in an outage and expired before the broker heard the answer: page, phone and log agree.
     pub expired_by_kill: u64,
 }
 
-/// Compares these sign-ins. Where the broker was killed, an answer may have come too late.
+/// Compares these sign-ins. Of one that waited in an outage the answer may have come too late.
 pub fn compare<'a>(
     records: impl IntoIterator<Item = &'a Record>,
     logged: &Logged,
-    was_killed: bool,
+    outages: &[Outage],
 ) -> Compared {
     let mut compared = Compared::default();
     for record in records {
-        match check(record, logged, was_killed) {
+        match check(record, logged, outages) {
             Ok(Verdict::AsItShould) => {}
             Ok(Verdict::ExpiredByKill) => compared.expired_by_kill += 1,
             Err(what) => compared.mismatches.push(Mismatch {
@@ -53,7 +56,7 @@ enum Verdict {
     ExpiredByKill,
 }
 
-fn check(record: &Record, logged: &Logged, was_killed: bool) -> Result<Verdict, String> {
+fn check(record: &Record, logged: &Logged, outages: &[Outage]) -> Result<Verdict, String> {
     let profile = record.part.profile;
     let login = match &record.login {
         Ok(outcome) => *outcome,
@@ -74,7 +77,8 @@ fn check(record: &Record, logged: &Logged, was_killed: bool) -> Result<Verdict, 
     if login == profile.outcome() {
         return phone(record).map(|()| Verdict::AsItShould);
     }
-    if was_killed && login == OutcomeKind::Expired && has_heard_nothing_else(record) {
+    let may_expire = outages.iter().any(|outage| outage.meets(record));
+    if may_expire && login == OutcomeKind::Expired && has_heard_nothing_else(record) {
         return Ok(Verdict::ExpiredByKill);
     }
     Err(format!("it ended as {}, and should have been {}", name(login), name(profile.outcome())))
@@ -146,55 +150,71 @@ mod tests {
     const APPROVED: &str = r#"{"type":"ApprovalApproved","approval":"a"}"#;
     const EXPIRED: &str = r#"{"type":"ApprovalExpired","approval":"a"}"#;
 
-    fn said(record: &Record, events: &str, was_killed: bool) -> String {
-        let compared = compare([record], &logged(events), was_killed);
+    const SECOND: Duration = Duration::from_secs(1);
+
+    /// So long before and after the sign-in was due.
+    fn outage(record: &Record, from: Duration, until: Duration) -> Outage {
+        Outage { from: record.due + from, until: record.due + until }
+    }
+
+    fn said(record: &Record, events: &str, outages: &[Outage]) -> String {
+        let compared = compare([record], &logged(events), outages);
         compared.mismatches.iter().map(ToString::to_string).collect()
     }
 
     #[test]
     fn what_agrees_on_all_three_sides_is_no_mismatch() {
-        assert_eq!(said(&record(Profile::Approve), APPROVED, false), "");
+        assert_eq!(said(&record(Profile::Approve), APPROVED, &[]), "");
         let denied = r#"{"type":"ApprovalDenied","approval":"a","reported":true}"#;
-        assert_eq!(said(&record(Profile::Report), denied, false), "");
+        assert_eq!(said(&record(Profile::Report), denied, &[]), "");
     }
 
     #[test]
     fn each_side_that_differs_is_one() {
         let approve = record(Profile::Approve);
-        assert!(said(&approve, "", false).contains("the log has no ending"));
-        assert!(said(&approve, EXPIRED, false).contains("the log says expired"));
-        assert!(said(&approve, &format!("{APPROVED},{EXPIRED}"), false).contains("2 endings"));
+        assert!(said(&approve, "", &[]).contains("the log has no ending"));
+        assert!(said(&approve, EXPIRED, &[]).contains("the log says expired"));
+        assert!(said(&approve, &format!("{APPROVED},{EXPIRED}"), &[]).contains("2 endings"));
 
         let mut another = approve.clone();
         another.is_for_its_session = false;
-        assert!(said(&another, APPROVED, false).contains("another browser session"));
+        assert!(said(&another, APPROVED, &[]).contains("another browser session"));
 
         let mut deaf = approve.clone();
         deaf.phone = None;
-        assert!(said(&deaf, APPROVED, false).contains("the phone did nothing"));
+        assert!(said(&deaf, APPROVED, &[]).contains("the phone did nothing"));
 
         let mut lied_to = approve;
         lied_to.phone.as_mut().unwrap().said[0].reply = Ok(OutcomeKind::Denied);
-        assert!(said(&lied_to, APPROVED, false).contains("told something else"));
+        assert!(said(&lied_to, APPROVED, &[]).contains("told something else"));
     }
 
     #[test]
     fn a_sign_in_that_ends_otherwise_than_its_profile_is_one_even_if_all_agree() {
         let mut approved = record(Profile::Deny);
         approved.login = Ok(OutcomeKind::Approved);
-        assert!(said(&approved, APPROVED, true).contains("should have been denied"));
+        let outage = outage(&approved, Duration::ZERO, SECOND);
+        assert!(said(&approved, APPROVED, &[outage]).contains("should have been denied"));
     }
 
     #[test]
-    fn where_the_broker_was_killed_an_answer_may_come_too_late() {
+    fn of_a_sign_in_that_met_an_outage_the_answer_may_come_too_late() {
         let mut late = record(Profile::Approve);
         late.login = Ok(OutcomeKind::Expired);
         late.phone = None;
-        assert!(said(&late, EXPIRED, false).contains("should have been approved"));
-        let compared = compare([&late], &logged(EXPIRED), true);
+        late.to_outcome = Some(10 * SECOND);
+        let met = [outage(&late, 9 * SECOND, 12 * SECOND)];
+        let compared = compare([&late], &logged(EXPIRED), &met);
         assert_eq!((compared.mismatches.len(), compared.expired_by_kill), (0, 1));
+        for others in [&[][..], &[outage(&late, 11 * SECOND, 12 * SECOND)]] {
+            assert!(said(&late, EXPIRED, others).contains("should have been approved"));
+        }
+        let before = Outage { from: met[0].from, until: met[0].until };
+        late.due = before.until + SECOND;
+        assert!(said(&late, EXPIRED, &[before]).contains("should have been approved"));
         // But not if it was told that it was in time.
+        late.due = before.from;
         late.phone = record(Profile::Approve).phone;
-        assert!(said(&late, EXPIRED, true).contains("should have been approved"));
+        assert!(said(&late, EXPIRED, &[before]).contains("should have been approved"));
     }
 }

@@ -31,7 +31,7 @@ use std::{
     time::Duration,
 };
 
-use tokio::task::JoinSet;
+use tokio::{sync::Notify, task::JoinSet};
 
 use self::{attempt::Attempt, pace::Gate, record::Records};
 pub use self::{
@@ -40,11 +40,11 @@ pub use self::{
     mix::Mix,
     pace::{Pace, now},
     people::People,
-    record::Record,
+    record::{Outage, Record},
     report::Report,
     stage::{Size, Stage, StageError},
 };
-use crate::{clock::Clock, entropy::SplitMix64, wire::Refusal};
+use crate::{clock::Clock, entropy::SplitMix64, login::LoginServer, wire::Refusal};
 
 /// What is to be done.
 #[derive(Clone, Debug)]
@@ -78,6 +78,7 @@ struct Counts {
     begun: AtomicU64,
     ended: AtomicU64,
     kills: AtomicU64,
+    one_has_ended: Notify,
     outcomes: Mutex<BTreeMap<&'static str, u64>>,
     sent_away: Mutex<BTreeMap<String, u64>>,
 }
@@ -135,6 +136,14 @@ impl Progress {
         let mut outcomes = self.0.outcomes.lock().unwrap_or_else(PoisonError::into_inner);
         *outcomes.entry(outcome).or_default() += 1;
         self.0.ended.fetch_add(1, Ordering::Relaxed);
+        self.0.one_has_ended.notify_one();
+    }
+
+    /// Waits until so many sign-ins are over.
+    async fn until_ended(&self, count: u64) {
+        while self.ended() < count {
+            self.0.one_has_ended.notified().await;
+        }
     }
 }
 
@@ -159,18 +168,29 @@ pub async fn run(
     if plan.kills > 0 && !stage.is_ours() {
         return Err(LoadError::NotOurs);
     }
+    let entrance = Entrance { login: stage.login.clone(), application: stage.application.clone() };
+    // People come while the broker is away, too.
+    let (mut records, outages) =
+        tokio::join!(sign_in(plan, &entrance, people, progress), kill(plan, stage, progress));
+    records.end(outages?);
+    Ok(records)
+}
+
+/// Where people sign in.
+struct Entrance {
+    login: LoginServer,
+    application: Arc<str>,
+}
+
+/// Everybody signs in, until the last one is over.
+async fn sign_in(plan: &Plan, entrance: &Entrance, people: &People, progress: &Progress) -> Records {
     let mut random = SplitMix64::new(plan.seed);
     let clock = Clock::new();
     let (mut gate, mut roster) = (Gate::new(plan.pace), mix::Roster::new(&plan.mix, people.len()));
     let mut under_way = JoinSet::new();
     let mut records = Records::begin();
-    let mut kills = kill_marks(plan);
     for number in 0..plan.approvals {
         let due = gate.next(&mut under_way, &mut records, &mut roster, progress).await;
-        if kills.next_if(|mark| progress.ended() >= *mark).is_some() {
-            stage.restart_broker().await?;
-            progress.one_killed();
-        }
         let part = roster.cast(number, &mut random);
         let attempt = Attempt {
             part,
@@ -179,8 +199,8 @@ pub async fn run(
             survives: plan.survives,
             gives_up: plan.gives_up,
             account: people.account(part.who),
-            login: stage.login.clone(),
-            application: stage.application.clone(),
+            login: entrance.login.clone(),
+            application: entrance.application.clone(),
             desk: people.desk.clone(),
             clock: clock.clone(),
             progress: progress.clone(),
@@ -188,22 +208,23 @@ pub async fn run(
         progress.one_begun();
         under_way.spawn(attempt.run());
     }
-    // What is left of the kills comes while the last ones wait.
-    for _ in kills {
-        stage.restart_broker().await?;
-        progress.one_killed();
-    }
     while let Some(over) = under_way.join_next().await {
         pace::settle(over, &mut records, &mut roster, progress);
     }
-    records.end();
-    Ok(records)
+    records
 }
 
-/// After how many sign-ins the broker is killed: spread evenly, none at the very beginning or end.
-fn kill_marks(plan: &Plan) -> std::iter::Peekable<impl Iterator<Item = u64> + use<>> {
-    let (kills, approvals) = (u64::from(plan.kills), plan.approvals);
-    (1..=kills).map(move |kill| approvals * kill / (kills + 1)).peekable()
+/// The broker is killed after so many sign-ins each time: spread evenly, none at the very beginning or end.
+async fn kill(plan: &Plan, stage: &mut Stage, progress: &Progress) -> Result<Vec<Outage>, StageError> {
+    let (kills, mut outages) = (u64::from(plan.kills), Vec::new());
+    for kill in 1..=kills {
+        progress.until_ended(plan.approvals * kill / (kills + 1)).await;
+        let from = now();
+        stage.restart_broker().await?;
+        outages.push(Outage { from, until: now() });
+        progress.one_killed();
+    }
+    Ok(outages)
 }
 
 impl fmt::Display for Plan {

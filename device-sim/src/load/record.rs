@@ -42,6 +42,11 @@ impl Record {
         })
     }
 
+    /// When its page had the outcome, or gave up.
+    fn ended(&self) -> Option<Instant> {
+        self.to_outcome.map(|took| self.due + took)
+    }
+
     /// How it ended, in a word.
     pub fn outcome_name(&self) -> &'static str {
         match &self.login {
@@ -67,25 +72,48 @@ pub fn outcome_name(kind: OutcomeKind) -> &'static str {
     }
 }
 
+/// A time in which the broker was away, or served nobody as it should.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Outage {
+    /// It began.
+    pub from: Instant,
+    /// It was over.
+    pub until: Instant,
+}
+
+impl Outage {
+    /// Whether the sign-in waited in it.
+    pub fn meets(&self, record: &Record) -> bool {
+        record.due <= self.until && record.ended().is_none_or(|ended| self.from <= ended)
+    }
+}
+
 /// All of them, and how long it took.
 #[derive(Debug)]
 pub struct Records {
     begun: Instant,
     took: Duration,
     all: Vec<Record>,
+    outages: Vec<Outage>,
 }
 
 impl Records {
     pub(super) fn begin() -> Self {
-        Self { begun: now(), took: Duration::ZERO, all: Vec::new() }
+        Self { begun: now(), took: Duration::ZERO, all: Vec::new(), outages: Vec::new() }
     }
 
     pub(super) fn push(&mut self, record: Record) {
         self.all.push(record);
     }
 
-    pub(super) fn end(&mut self) {
+    pub(super) fn end(&mut self, outages: Vec<Outage>) {
         self.took = now().duration_since(self.begun);
+        self.outages = outages;
+    }
+
+    /// When the broker was killed, until it served again.
+    pub fn outages(&self) -> &[Outage] {
+        &self.outages
     }
 
     /// Each, in the order in which they ended.

@@ -37,11 +37,13 @@ pub struct Report {
     /// The first of them, in full.
     pub mismatch_examples: Vec<String>,
     /// How often the broker was killed.
-    pub kills: u32,
+    pub kills: usize,
     /// Sign-ins that expired because of that, as all three sides say.
     pub expired_by_kill: u64,
     /// Pages and phones that were refused what they should have got, by the broker's reason.
     pub errors: BTreeMap<String, u64>,
+    /// How often pages and phones were sent away for now, or lost the broker, and came again, by the reason.
+    pub sent_away: BTreeMap<String, u64>,
     /// In microseconds.
     pub latency_us: Latencies,
     /// What the broker used of the machine; none if it is not ours.
@@ -90,8 +92,13 @@ pub struct Broker {
 }
 
 impl Report {
-    /// Of these sign-ins. `used` is what the broker used for them.
-    pub fn new(records: &Records, compared: &Compared, used: Option<Usage>, kills: u32) -> Self {
+    /// Of these sign-ins. `used` is what the broker used for them, `sent_away` as of [`Progress`](super::Progress).
+    pub fn new(
+        records: &Records,
+        compared: &Compared,
+        used: Option<Usage>,
+        sent_away: BTreeMap<String, u64>,
+    ) -> Self {
         let all = records.all();
         let approvals = all.len() as u64;
         let seconds = records.took().as_secs_f64();
@@ -108,9 +115,10 @@ impl Report {
                 .take(EXAMPLES_MAX)
                 .map(Mismatch::to_string)
                 .collect(),
-            kills,
+            kills: records.outages().len(),
             expired_by_kill: compared.expired_by_kill,
             errors: tally(all.iter().flat_map(errors)),
+            sent_away,
             latency_us: Latencies {
                 request_to_number: Percentiles::of(all.iter().filter_map(|record| record.to_number)),
                 answer_to_outcome: Percentiles::of(all.iter().filter_map(|record| record.answer_to_outcome)),
@@ -203,9 +211,12 @@ impl fmt::Display for Report {
             let cpu = broker.cpu_us_per_approval;
             writeln!(f, "\n  broker: {cpu:.0} µs of CPU a sign-in, {mebibytes:.0} MiB at the most")?;
         }
-        if !self.errors.is_empty() {
-            writeln!(f, "\n  refused:")?;
-            for (reason, times) in &self.errors {
+        let sent_away = ("sent away for now, or cut off, and came again", &self.sent_away);
+        for (what, reasons) in [("refused", &self.errors), sent_away] {
+            if !reasons.is_empty() {
+                writeln!(f, "\n  {what}:")?;
+            }
+            for (reason, times) in reasons {
                 writeln!(f, "  {times:>9}  {reason}")?;
             }
         }

@@ -56,6 +56,8 @@ pub struct Stage {
     program: PathBuf,
     config_file: PathBuf,
     broker: Option<Broker>,
+    /// The process of a broker that is not ours.
+    process: Option<u32>,
     seeded: Vec<u8>,
     _folder: Option<TempDir>,
 }
@@ -75,6 +77,8 @@ pub struct Running {
     pub enrolment: ApiKey,
     /// An application of that relying party.
     pub application: String,
+    /// Its process, if it is on this machine.
+    pub process: Option<u32>,
     /// The push services that it pushes to: these are started.
     pub push: Config,
 }
@@ -171,6 +175,7 @@ impl Stage {
             program: program.to_owned(),
             config_file: broker.config_file(),
             broker: Some(broker),
+            process: None,
             seeded,
             _folder: Some(folder),
         })
@@ -187,6 +192,7 @@ impl Stage {
             program: running.program,
             config_file: running.config_file,
             broker: None,
+            process: running.process,
             seeded: Vec::new(),
             _folder: None,
         })
@@ -212,9 +218,10 @@ impl Stage {
         self.broker.is_some()
     }
 
-    /// What the broker has used of the machine, if it is ours.
+    /// What the broker has used of the machine, if it is ours, or its process is known.
     pub fn usage(&self) -> Option<Usage> {
-        self.broker.as_ref().map(Broker::usage)
+        let of_another = || Usage::of(self.process?).ok();
+        self.broker.as_ref().map(Broker::usage).or_else(of_another)
     }
 
     /// The id of the broker's process, if it is ours.

@@ -6,7 +6,7 @@ use device_sim::load::{
     self, Record,
     compare::compare,
     logged::Logged,
-    record::Records,
+    record::{Outage, Records},
     report::{Percentiles, milliseconds},
 };
 use serde::Serialize;
@@ -119,10 +119,12 @@ impl Report {
     /// Of all that was seen.
     pub fn new(order: &Order, records: &Records, logged: &Logged, seen: &Seen) -> Self {
         // Only what a fault may have held up may have expired for it.
-        let (held_up, others): (Vec<_>, Vec<_>) =
-            records.all().iter().partition(|record| seen.faults.iter().any(|fault| touches(record, fault)));
-        let mut compared = compare(held_up, logged, true);
-        compared.mismatches.extend(compare(others, logged, false).mismatches);
+        let outages: Vec<_> = seen
+            .faults
+            .iter()
+            .map(|fault| Outage { from: fault.from, until: fault.to + SERVES_AGAIN_MAX })
+            .collect();
+        let compared = compare(records.all(), logged, &outages);
         let seconds = seconds(records.all(), seen, order.lasts);
         Self {
             seed: order.seed,
@@ -133,8 +135,8 @@ impl Report {
             failed_starts: seen.failed_starts,
             unforeseen: seen.unforeseen.clone(),
             flat: Flat::of(&seconds),
+            load: load::Report::new(records, &compared, None, sent_away(&seconds)),
             seconds,
-            load: load::Report::new(records, &compared, None, 0),
         }
     }
 
@@ -203,10 +205,13 @@ impl Flat {
     }
 }
 
-/// Whether a fault, or what it left, was there while somebody signed in.
-fn touches(record: &Record, fault: &seen::Fault) -> bool {
-    let ended = record.to_outcome.map_or(record.due, |took| record.due + took);
-    record.due <= fault.to + SERVES_AGAIN_MAX && fault.from <= ended
+/// In all of them together.
+fn sent_away(seconds: &[Second]) -> BTreeMap<String, u64> {
+    let mut all = BTreeMap::new();
+    for (reason, times) in seconds.iter().flat_map(|second| &second.sent_away) {
+        *all.entry(reason.clone()).or_default() += times;
+    }
+    all
 }
 
 fn number_at(record: &Record) -> Option<Instant> {
