@@ -37,7 +37,7 @@ pub struct Waiting {
     pub logins: usize,
     /// The connections that they came by.
     pub connections: usize,
-    /// The broker's resident memory when all phones were enrolled and nobody waited, in bytes.
+    /// The broker's resident memory after a start with all phones enrolled, when nobody waited, in bytes.
     pub before_bytes: u64,
     /// While all waited, in bytes: the most that was seen.
     pub waiting_bytes: u64,
@@ -57,6 +57,9 @@ pub async fn measure(plan: &Plan, program: &Path, step: impl Fn(&str)) -> Result
     let mut stage = Stage::sized(program, size).await?;
     step(&format!("enrolling {} phones", plan.phones));
     let people = People::enrol(&stage, plan.phones, &Progress::default()).await?;
+    // Memory that enrolling has left free would be taken by those who wait, and not be seen.
+    stage.stop_broker().await?;
+    stage.start_broker().await?;
     let before = stage.usage().unwrap_or_default();
     let load = load::Plan {
         approvals: plan.logins as u64,
