@@ -229,7 +229,8 @@ pub struct Limits {
     /// here and of the three that follow; else up to 1,000,000.
     #[serde(deserialize_with = "number::<_, u32, 0, 1_000_000>")]
     pub requests_per_s_of_relying_party: u32,
-    /// Phones' calls of one address (of IPv6, of one /64) a second, and ten seconds' worth of them at once.
+    /// Phones' calls of one address (of IPv6, of one /64) a second, and ten seconds' worth of them at once; and those that
+    /// nobody has to prove anything for (health, reflection, unknown paths).
     #[serde(deserialize_with = "number::<_, u32, 0, 1_000_000>")]
     pub calls_per_s_of_address: u32,
     /// Of one address, calls a second whose caller was not who he said, and ten seconds' worth of them at once. Then none

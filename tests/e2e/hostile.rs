@@ -30,6 +30,7 @@ use tokio::{
     time::timeout,
 };
 use tokio_rustls::{TlsConnector, client::TlsStream};
+use tonic_reflection::pb::v1::{ServerReflectionRequest, server_reflection_request::MessageRequest};
 
 use crate::support::{
     approve,
@@ -367,6 +368,96 @@ async fn who_asks_for_signs_of_life_and_reads_none_is_not_read_any_more() -> Res
     assert!(!ended.contains(&Flooded::Taken), "{ended:?}");
     let ended = flooded(false, |_| frame(SETTINGS, 0, 0, &[])).await?;
     assert!(!ended.contains(&Flooded::Taken), "{ended:?}");
+    Ok(())
+}
+
+/// Health can be watched for ever and reflection's replies are long; neither asks who calls.
+#[tokio::test]
+async fn replies_that_nobody_has_to_prove_anything_for_do_not_pile_up_unread() -> Result<()> {
+    const CONNECTIONS: u64 = 10;
+    const STREAMS: usize = 200;
+    let world = World::new().await?;
+    let alice = enrolled(&world, "alice", Service::Fcm, Algorithm::Ed25519).await?;
+    signs_in(&world, "alice", &alice).await?;
+    let symbol = ServerReflectionRequest {
+        host: String::new(),
+        message_request: Some(MessageRequest::FileContainingSymbol("countersign.v1.Approvals".to_owned())),
+    };
+    let calls = [
+        ("/grpc.health.v1.Health/Watch", Vec::new()),
+        ("/grpc.reflection.v1.ServerReflection/ServerReflectionInfo", symbol.encode_to_vec()),
+    ];
+    for (path, asked) in calls {
+        let before = world.broker.memory_bytes()?;
+        let mut deaf = Vec::new();
+        for _ in 0..CONNECTIONS {
+            let mut connection = connect(&world.broker).await?;
+            connection.write_all(&preface(&[(INITIAL_WINDOW, 0)])).await?;
+            // One after the other: what is measured is what is kept, and not what many take at the same moment.
+            let mut go_on = 0;
+            for stream in (1..).step_by(2).take(STREAMS) {
+                let head = frame(HEADERS, END_HEADERS, stream, &call(path, None));
+                let asked = frame(DATA, END_STREAM, stream, &message(&asked));
+                connection.write_all(&[head, asked].concat()).await?;
+                let flags = loop {
+                    match timeout(PATIENCE, next(&mut connection)).await?? {
+                        (HEADERS, flags, of, _) if of == stream => break flags,
+                        _ => {}
+                    }
+                };
+                go_on += u32::from(flags & END_STREAM == 0);
+            }
+            assert!((1..=16).contains(&go_on), "{path}: {go_on} go on");
+            deaf.push(connection);
+        }
+        signs_in(&world, "alice", &alice).await?;
+        let each = grown(&world.broker, before)? / CONNECTIONS;
+        println!("{path}: {each} bytes for each connection");
+        assert!(each < MIB, "{path}: {each} bytes for each connection");
+    }
+    Ok(())
+}
+
+#[tokio::test]
+async fn of_a_path_that_nobody_knows_little_is_said_back() -> Result<()> {
+    let world = World::new().await?;
+    let mut connection = connect(&world.broker).await?;
+    let head = call(&format!("/{}", "%".repeat(7_000)), None);
+    let called = [preface(&[]), frame(HEADERS, END_HEADERS | END_STREAM, 1, &head)].concat();
+    connection.write_all(&called).await?;
+    let said = loop {
+        let (kind, _, _, payload) = timeout(PATIENCE, next(&mut connection)).await??;
+        if kind == HEADERS {
+            break payload;
+        }
+    };
+    assert!(said.len() < 2_000, "{} bytes", said.len());
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_giant_head_of_http_1_is_not_kept() -> Result<()> {
+    const CONNECTIONS: u64 = 100;
+    let world = World::new().await?;
+    let alice = enrolled(&world, "alice", Service::Fcm, Algorithm::Ed25519).await?;
+    signs_in(&world, "alice", &alice).await?;
+    let before = world.broker.memory_bytes()?;
+    let head = [b"POST / HTTP/1.1\r\nHost: x\r\nX-Giant: ".to_vec(), vec![b'x'; 300 * 1024]].concat();
+    let mut giants = Vec::new();
+    for _ in 0..CONNECTIONS {
+        let mut connection = connect(&world.broker).await?;
+        // The broker may have ended it before all is sent.
+        let _ = timeout(PATIENCE, connection.write_all(&head)).await?;
+        giants.push(connection);
+    }
+    signs_in(&world, "alice", &alice).await?;
+    let each = grown(&world.broker, before)? / CONNECTIONS;
+    println!("{each} bytes for each giant head");
+    assert!(each < 64 * 1024, "{each} bytes for each giant head");
+    for mut connection in giants {
+        let mut said = Vec::new();
+        let _ = timeout(PATIENCE, connection.read_to_end(&mut said)).await?;
+    }
     Ok(())
 }
 

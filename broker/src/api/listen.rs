@@ -59,6 +59,10 @@ const SEND_BYTES_MAX: usize = 64 * 1024;
 /// Messages of one connection that are received at a time; the others wait in the windows above. So what one
 /// connection can make the broker hold does not grow with its streams.
 const RECEIVED_AT_ONCE_MAX: usize = 64;
+/// Calls of one connection at a time that need neither a credential nor a signature and are no phone's: health,
+/// reflection, and what is not there. Health can be watched for ever, and a reply is kept until it is read: nobody has
+/// as many of these as a login server has logins that wait.
+const ASIDES_AT_ONCE_MAX: usize = 8;
 /// Connections that the operating system keeps until they are accepted.
 const BACKLOG: u32 = 1_024;
 /// That an address has all its connections is said at most so often.
@@ -100,6 +104,8 @@ pub struct Receiving {
     pub places: Arc<Semaphore>,
     /// What one has for arriving whole.
     pub within: Duration,
+    /// Places of calls that nobody has to prove anything for; each is kept until its reply is over.
+    pub asides: Arc<Semaphore>,
 }
 
 /// Why a listener could not be made.
@@ -398,6 +404,7 @@ impl<A: Answers> Connection<A> {
         let receiving = Receiving {
             places: Arc::new(Semaphore::new(RECEIVED_AT_ONCE_MAX)),
             within: self.limits.request_within,
+            asides: Arc::new(Semaphore::new(ASIDES_AT_ONCE_MAX)),
         };
         let first_call = Arc::clone(&called);
         let service = service_fn(move |mut request: Request<Incoming>| {
@@ -430,7 +437,12 @@ async fn never_called(called: &Notify, within: Duration) {
 
 fn builder(limits: Limits) -> auto::Builder<TokioExecutor> {
     let mut builder = auto::Builder::new(TokioExecutor::new());
-    builder.http1().timer(TokioTimer::new()).header_read_timeout(limits.request_within);
+    builder
+        .http1()
+        .timer(TokioTimer::new())
+        .header_read_timeout(limits.request_within)
+        // hyper's own limit of what is read ahead is some 400 KiB a connection.
+        .max_buf_size(HEADER_BYTES_MAX as usize);
     builder
         .http2()
         .timer(TokioTimer::new())

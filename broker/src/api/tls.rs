@@ -5,7 +5,6 @@
 //! one.
 
 use std::{
-    fs,
     path::{Path, PathBuf},
     sync::Arc,
 };
@@ -123,7 +122,8 @@ fn client_verifier(
 
 /// All certificates of a file in PEM; at least one.
 pub fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, Error> {
-    let pem = fs::read(path).map_err(|error| bad(path, format!("cannot be read: {error}")))?;
+    // No more of it than a file of certificates can have: it is read again while the broker runs.
+    let (pem, _) = key_file::read_any(path)?;
     let read: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(&pem).collect();
     let certificates = read.map_err(|error| bad(path, format!("cannot be read as PEM: {error}")))?;
     if certificates.is_empty() { Err(bad(path, "holds no certificate".to_owned())) } else { Ok(certificates) }
@@ -131,4 +131,15 @@ pub fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, Error> 
 
 fn bad(path: &Path, problem: String) -> Error {
     Error::Tls { path: path.to_owned(), problem }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_file_of_certificates_without_an_end_is_refused() {
+        let error = certificates(Path::new("/dev/zero")).unwrap_err();
+        assert!(error.to_string().contains("/dev/zero: is longer than"), "{error}");
+    }
 }

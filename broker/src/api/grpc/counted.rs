@@ -10,6 +10,7 @@ use std::{
 use bytes::Bytes;
 use http::{HeaderMap, Response};
 use hyper::body::{Body as HttpBody, Frame, SizeHint};
+use tokio::sync::OwnedSemaphorePermit;
 use tonic::{Status, body::Body};
 
 use crate::telemetry::{
@@ -55,7 +56,7 @@ impl Call {
     pub(super) fn answered(mut self, response: Response<Body>) -> Response<Counted> {
         metrics().calls.call_duration.took(self.method, self.began.elapsed());
         self.status = code(response.headers());
-        response.map(|body| Counted { body, call: Some(self) })
+        response.map(|body| Counted { body, call: Some(self), _place: None })
     }
 }
 
@@ -70,12 +71,18 @@ impl Drop for Call {
 pub struct Counted {
     body: Body,
     call: Option<Call>,
+    _place: Option<OwnedSemaphorePermit>,
 }
 
 impl Counted {
     /// The body of what is no call.
     pub(super) fn not(body: Body) -> Self {
-        Self { body, call: None }
+        Self { body, call: None, _place: None }
+    }
+
+    /// The same, which takes up this place until it is over.
+    pub(super) fn keeping(self, place: OwnedSemaphorePermit) -> Self {
+        Self { _place: Some(place), ..self }
     }
 }
 

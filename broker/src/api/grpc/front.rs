@@ -23,8 +23,9 @@ use super::{
 use crate::{
     api::{
         admission::{Admission, Shed},
-        listen::Answers,
+        listen::{Answers, Peer, Receiving},
     },
+    rates::Rates,
     telemetry::metrics::{labels, metrics},
 };
 
@@ -35,6 +36,7 @@ pub struct Front {
     authenticators: AuthenticatorsServer<Services>,
     enrolments: EnrolmentsServer<Services>,
     admission: Arc<Admission>,
+    rates: Arc<Rates>,
     others: axum::Router,
 }
 
@@ -75,6 +77,7 @@ impl Front {
             authenticators: AuthenticatorsServer::new(services.clone()).max_decoding_message_size(limit),
             enrolments: EnrolmentsServer::new(services.clone()).max_decoding_message_size(limit),
             admission: Arc::clone(&services.admission),
+            rates: Arc::clone(&services.rates),
             others,
         }
     }
@@ -99,8 +102,7 @@ impl Front {
     {
         let path = request.uri().path();
         let Some(named) = Named::of(path) else {
-            let Ok(answer) = self.others.oneshot(request.map(axum::body::Body::new)).await;
-            return answer.map(|body| Counted::not(Body::new(body)));
+            return self.aside(request).await;
         };
         if !is_grpc(&request) {
             let answer = no_grpc(StatusCode::UNSUPPORTED_MEDIA_TYPE);
@@ -118,6 +120,26 @@ impl Front {
         };
         let Ok(answer) = answered.await;
         call.answered(answer)
+    }
+}
+
+impl Front {
+    /// What everybody may ask, who he is or not: so often, and so much of it at a time.
+    async fn aside<B>(self, request: Request<B>) -> Response<Counted>
+    where
+        B: HttpBody<Data = Bytes, Error: Into<BoxError>> + Send + Unpin + 'static,
+    {
+        let from = request.extensions().get::<Peer>().and_then(Peer::network);
+        if let Err(error) = from.map_or(Ok(()), |from| self.rates.calls(from)) {
+            return status::too_often(&error).into_http().map(Counted::not);
+        }
+        let receiving =
+            request.extensions().get::<Receiving>().expect("every connection gives it to its requests");
+        let Ok(place) = Arc::clone(&receiving.asides).try_acquire_owned() else {
+            return status::too_many_at_once().into_http().map(Counted::not);
+        };
+        let Ok(answer) = self.others.oneshot(request.map(axum::body::Body::new)).await;
+        answer.map(|body| Counted::not(Body::new(body)).keeping(place))
     }
 }
 

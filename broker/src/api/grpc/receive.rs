@@ -90,7 +90,8 @@ mod tests {
     use super::*;
 
     fn received(body: Body, places: &Arc<Semaphore>) -> Body {
-        let receiving = Receiving { places: Arc::clone(places), within: Duration::from_secs(10) };
+        let (places, asides) = (Arc::clone(places), Arc::new(Semaphore::new(1)));
+        let receiving = Receiving { places, within: Duration::from_secs(10), asides };
         Body::new(Received::new(body, receiving))
     }
 

@@ -31,6 +31,9 @@ const DOMAIN: &str = "countersign";
 /// See [`overloaded`].
 const OVERLOADED: &str = "OVERLOADED";
 
+/// Of a path that nobody knows, so much is said back: a whole one, escaped, is several times what it cost to send.
+const PATH_CHARACTERS_MAX: usize = 128;
+
 /// When to try again what the disk or a queue could not take.
 const RETRY_SOON: Duration = Duration::from_secs(1);
 
@@ -260,7 +263,14 @@ pub(super) fn message_late() -> Status {
     retry(Code::DeadlineExceeded, "MESSAGE_LATE", text, RETRY_SOON)
 }
 
+/// Too many calls of one connection that nobody has to prove anything for.
+pub(super) fn too_many_at_once() -> Status {
+    let text = "too many such calls of this connection are answered at once: read their replies, or end them";
+    retry(Code::ResourceExhausted, "TOO_MANY_AT_ONCE", text, RETRY_SOON)
+}
+
 pub(super) fn unknown_method(path: &str) -> Status {
+    let path: String = path.chars().take(PATH_CHARACTERS_MAX).collect();
     make(Code::Unimplemented, "METHOD_UNKNOWN", format!("there is no method {path}"))
 }
 

@@ -2,7 +2,7 @@
 //! it, and it is read only in the very form that it is written in.
 
 use std::fs::{self, File};
-use std::io::{self, Write as _};
+use std::io::{self, Read as _, Write as _};
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::Path;
 
@@ -18,6 +18,8 @@ use crate::log::error::DiskError;
 pub const NAME: &str = "manifest.json";
 const MAKING: &str = "manifest.json.new";
 const FORMAT: u32 = 1;
+/// Some 200 bytes for each segment: those of a hundred thousand. What is longer is something else.
+const BYTES_MAX: u64 = 32 * 1024 * 1024;
 
 /// What there is in a backup.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -109,12 +111,16 @@ impl Manifest {
     /// Reads the manifest of a backup; none if there is no backup.
     pub(crate) fn read(folder: &Path) -> Result<Option<Self>, Error> {
         let path = folder.join(NAME);
-        let text = match fs::read(&path) {
+        let mut text = Vec::new();
+        match File::open(&path).and_then(|file| file.take(BYTES_MAX + 1).read_to_end(&mut text)) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
-            text => text.map_err(|error| DiskError::new("read", &path, &error))?,
+            read => read.map_err(|error| DiskError::new("read", &path, &error))?,
         };
         let broken =
             || Error::NotAsWritten { file: path.clone(), problem: "is not what was written".to_owned() };
+        if text.len() as u64 > BYTES_MAX {
+            return Err(broken());
+        }
         let Sealed { manifest, sha256 } = serde_json::from_slice(&text).map_err(|_| broken())?;
         if manifest.format != FORMAT {
             return Err(Error::Newer { file: path, format: manifest.format });
@@ -186,4 +192,17 @@ pub(crate) fn write_private(folder: &Path, name: &str, content: &[u8]) -> Result
 pub(crate) fn sync_folder(folder: &Path) -> Result<(), DiskError> {
     let synced = File::open(folder).and_then(|folder| folder.sync_all());
     synced.map_err(|error| DiskError::new("sync", folder, &error))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_manifest_without_an_end_is_none() {
+        let folder = tempfile::tempdir().unwrap();
+        std::os::unix::fs::symlink("/dev/zero", folder.path().join(NAME)).unwrap();
+        let read = Manifest::read(folder.path());
+        assert!(matches!(read, Err(Error::NotAsWritten { .. })), "{read:?}");
+    }
 }
