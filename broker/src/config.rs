@@ -225,8 +225,8 @@ pub struct Limits {
     /// whole: 1 to 300.
     #[serde(deserialize_with = "number::<_, u64, 1, 300>")]
     pub request_s: u64,
-    /// New approvals and enrolments of one relying party a second, and ten seconds' worth of them at once. 0 is no limit,
-    /// here and of the three that follow; else up to 1,000,000.
+    /// New approvals and enrolments of one relying party a second, and looks back at those that are over, and ten seconds'
+    /// worth of them at once. 0 is no limit, here and of the three that follow; else up to 1,000,000.
     #[serde(deserialize_with = "number::<_, u32, 0, 1_000_000>")]
     pub requests_per_s_of_relying_party: u32,
     /// Phones' calls of one address (of IPv6, of one /64) a second, and ten seconds' worth of them at once; and those that

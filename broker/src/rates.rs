@@ -36,7 +36,7 @@ const PARTS: usize = 16;
 /// How many calls a second; of each, 0 is no limit.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct PerSecond {
-    /// New approvals and enrolments of one relying party.
+    /// New approvals and enrolments of one relying party, and looks back at those of the past.
     pub relying_party: u32,
     /// Phones' calls of one address (of IPv6, of one /64).
     pub address: u32,
@@ -94,6 +94,11 @@ impl Rates {
     /// A relying party begins something.
     pub fn begins(&self, relying_party: RelyingPartyId) -> Result<(), TooOften> {
         self.relying_party.take(relying_party).map_err(|after| refused(RateLimit::RelyingParty, after))
+    }
+
+    /// A relying party asks for what the log has to be read for. It counts as what it begins.
+    pub fn looks_back(&self, relying_party: RelyingPartyId) -> Result<(), TooOften> {
+        self.begins(relying_party)
     }
 
     /// A phone calls from this address.

@@ -4,13 +4,16 @@ use std::time::Duration;
 
 use countersign_domain::{
     EnrolmentId, Event,
+    command::Refusal,
     event::{EnrolmentEnd, Identity, PushServiceKind, PushTarget},
+    limits,
     text::{DisplayText, Realm},
 };
 use futures::StreamExt;
 use tokio::time::timeout;
 
 use super::{Enrol, watch::Step};
+use crate::signin::Error;
 use crate::signin::tests::stage::{ACCOUNT, RELYING_PARTY, Stage};
 
 #[tokio::test(start_paused = true)]
@@ -47,6 +50,13 @@ async fn a_watcher_reads_what_came_since_and_no_more() {
     let update = steps.next().await.unwrap().unwrap();
     assert!(matches!(update.step, Step::Ended { reason: EnrolmentEnd::Cancelled }) && update.sequence == 5);
     assert!(steps.next().await.is_none());
+
+    assert!(enrol.watch(RELYING_PARTY, enrolment, 0).await.is_ok());
+    tokio::time::advance(limits::TOLD_FOR + Duration::from_secs(1)).await;
+    let before = stage.log.entries_read();
+    let unknown = enrol.watch(RELYING_PARTY, enrolment, 0).await.err().unwrap();
+    assert_eq!(unknown, Error::Refused(Refusal::UnknownEnrolment));
+    assert_eq!(stage.log.entries_read() - before, 1, "nothing that old is read");
 }
 
 #[tokio::test(start_paused = true)]

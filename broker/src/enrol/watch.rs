@@ -121,12 +121,17 @@ impl Story {
         relying_party: RelyingPartyId,
         id: EnrolmentId,
     ) -> Result<(Self, Vec<Update>), Error> {
+        enrol.sign_in.rates.looks_back(relying_party)?;
         let accounts = &enrol.sign_in.accounts;
+        let since = enrol.sign_in.clock.now().minus(limits::TOLD_FOR);
         let mut newest_first = Vec::new();
         let mut newest = None;
         let mut entries = accounts.log().read_back(accounts.codec().stream(id.account()));
         let begun = loop {
             let entry = entries.next().await.ok_or(Refusal::UnknownEnrolment)??;
+            if entry.recorded_at_ms < since.as_millis() {
+                return Err(Refusal::UnknownEnrolment.into());
+            }
             newest = newest.or(Some(entry.version));
             let (_, mut events) = accounts.decode(&entry)?;
             events.retain(|event| enrolment_of(event) == Some(id));

@@ -185,8 +185,9 @@ impl SignIn {
 
     /// An approval that has ended, as the log tells it: always the same, for as long as it is told.
     async fn history(&self, relying_party: RelyingPartyId, id: ApprovalId) -> Result<Standing, Error> {
+        self.rates.looks_back(relying_party)?;
         let account = self.accounts.load(id.account()).await?;
-        let since = self.clock.now().minus(limits::APPROVALS_TOLD);
+        let since = self.clock.now().minus(limits::TOLD_FOR);
         let span = span(&self.accounts, id, since).await?.ok_or(Refusal::UnknownApproval)?;
         let approval = match account.approval(id) {
             Some(approval) => approval.clone(),

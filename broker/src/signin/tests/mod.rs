@@ -27,6 +27,7 @@ use super::{Error, expiry};
 use crate::{
     decider::codec::delivery::{Delivery, DeliveryStep},
     push::PushKind,
+    rates::{PerSecond, Rates},
 };
 
 fn texts(phones: &[AuthenticatorId]) -> Vec<String> {
@@ -196,7 +197,7 @@ async fn a_login_is_told_of_an_approval_for_a_day_and_an_id_that_nobody_has_cost
     };
     let first = request_and_cancel().await;
     for _ in 0..3 * A_DAY {
-        advance(limits::APPROVALS_TOLD / A_DAY).await;
+        advance(limits::TOLD_FOR / A_DAY).await;
         request_and_cancel().await;
     }
     let last = request_and_cancel().await;
@@ -210,6 +211,25 @@ async fn a_login_is_told_of_an_approval_for_a_day_and_an_id_that_nobody_has_cost
     // A request and its end, each; and the one at which the day is over.
     let (read, a_day) = (stage.log.entries_read() - before, A_DAY as usize);
     assert!((2 * a_day..=2 * a_day + 5).contains(&read), "{read} entries");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_relying_party_that_looks_back_too_often_is_sent_away_and_one_that_watches_is_not() {
+    let stage = Stage::new().await;
+    stage.account(1).await;
+    let live = stage.request(None).await.unwrap().id;
+    let one_a_second = PerSecond { relying_party: 1, ..PerSecond::default() };
+    let rates = Arc::new(Rates::new(one_a_second, &stage.sign_in.clock));
+    let sign_in = stage.sign_in.clone().limited(rates);
+    let look_back =
+        async || sign_in.standing(RELYING_PARTY, ApprovalId::new(ACCOUNT, [9; 16])).await.unwrap_err();
+    for _ in 0..10 {
+        assert_eq!(look_back().await, Error::Refused(Refusal::UnknownApproval));
+    }
+    assert!(matches!(look_back().await, Error::TooOften(_)));
+    assert!(sign_in.standing(RELYING_PARTY, live).await.is_ok());
+    advance(Duration::from_secs(1)).await;
+    assert_eq!(look_back().await, Error::Refused(Refusal::UnknownApproval));
 }
 
 #[tokio::test(start_paused = true)]
