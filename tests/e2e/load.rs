@@ -113,17 +113,32 @@ async fn a_wrong_outcome_is_counted() -> Result<()> {
 }
 
 #[test]
-fn what_cannot_be_done_is_said() -> Result<()> {
+fn what_cannot_be_done_is_said_before_anything_is_done() -> Result<()> {
+    let running = [
+        &["--phones", "1", "--approvals", "1", "--rate", "1", "--broker", "http://127.0.0.1:1"][..],
+        &["--sign-in-key-file", "/nowhere", "--enrolment-key-file", "/nowhere", "--push-dir", "/nowhere"],
+    ]
+    .concat();
     for (arguments, says) in [
         (&["--phones", "1", "--approvals", "1"][..], "--rate <R>|--in-flight <K>"),
         (&["--phones", "1", "--approvals", "1", "--rate", "0"], "--rate must be more than 0"),
         (&["--phones", "0", "--approvals", "1", "--rate", "1"], "0 is not in 1..=1000000"),
         (&["--phones", "1", "--approvals", "1", "--rate", "1", "--mix", "/nowhere"], "/nowhere"),
         (&["--phones", "1", "--approvals", "1", "--rate", "1", "--countersign", "/nowhere"], "build it with"),
+        (
+            &["--phones", "1", "--approvals", "1", "--rate", "1", "--json", "/nowhere/json"],
+            "cannot be written",
+        ),
+        (
+            &["--phones", "1", "--approvals", "1", "--rate", "1", "--plot", "/nowhere/svg"],
+            "cannot be written",
+        ),
+        (&[&running[..], &["--config", "/nowhere"]].concat(), "/nowhere: is not there"),
+        (&[&running[..], &["--config", "/"]].concat(), "make them: device-sim push-services --dir /nowhere"),
     ] {
         let (status, said) = load(arguments)?;
         assert_eq!(status, 2, "{said}");
-        assert!(said.contains(says), "{arguments:?}: {said}");
+        assert!(said.contains(says) && !said.contains("reading the log"), "{arguments:?}: {said}");
     }
     Ok(())
 }

@@ -9,7 +9,7 @@ use device_sim::{
     clock::{Clock, Timestamp},
     login::{ApiKey, EnrollingPage, EnrolmentStep, LoginServer, SignIn, Step, Updates},
     phone::{Challenge, Invitation, NewPhone, Phone, Push, PushTarget},
-    push_services::{Config, Device, Identity, PushServices, Service, identity::ProviderKey},
+    push_services::{Config, Device, PushServices, Service},
     wire::Transport,
 };
 use tempfile::TempDir;
@@ -83,7 +83,7 @@ impl World {
         let files = tempfile::tempdir()?;
         let identity = push.identity.clone();
         let push = PushServices::start(push).await?;
-        let sections = push_sections(&push, &identity, &files)?;
+        let sections = push.broker_configuration(&identity.save(files.path(), &push.token_uri())?);
         let mut broker = Broker::make(&format!("{sections}\n{configuration}"))?;
         broker.edit_configuration(edit)?;
         broker.start()?;
@@ -219,34 +219,4 @@ pub async fn issued(updates: &mut Updates) -> Result<device_sim::login::Issued> 
         Step::Issued(issued) => Ok(issued),
         other => bail!("not issued: {other:?}"),
     }
-}
-
-/// The sections `[push.apns]` and `[push.fcm]` that lead to the simulated services.
-fn push_sections(push: &PushServices, identity: &Identity, files: &TempDir) -> Result<String> {
-    let saved = identity.save(files.path(), &push.token_uri())?;
-    let provider: &ProviderKey = push.provider_key();
-    Ok(format!(
-        r#"
-[push.apns]
-endpoint = "{}"
-topic = "{}"
-key_file = "{}"
-key_id = "{}"
-team_id = "{}"
-ca_file = "{ca}"
-
-[push.fcm]
-endpoint = "{}"
-service_account_file = "{}"
-ca_file = "{ca}"
-"#,
-        push.apns_url(),
-        push.topic(),
-        saved.p8.display(),
-        provider.key_id(),
-        provider.team_id(),
-        push.fcm_url(),
-        saved.service_account.display(),
-        ca = saved.ca.display(),
-    ))
 }

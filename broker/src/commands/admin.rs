@@ -233,7 +233,7 @@ impl PrivateFile {
             .create_new(true)
             .mode(0o600)
             .open(path)
-            .with_context(|| format!("{}: cannot be made", path.display()))?;
+            .with_context(|| format!("{}: {}", path.display(), why_not_made(path)))?;
         Ok(Self { path: path.to_owned(), open, written: false })
     }
 
@@ -242,6 +242,14 @@ impl PrivateFile {
         self.open.sync_all()?;
         self.written = true;
         Ok(())
+    }
+}
+
+fn why_not_made(path: &Path) -> &'static str {
+    if path.exists() {
+        "a key is never written over another file: take another name"
+    } else {
+        "cannot be made"
     }
 }
 

@@ -206,7 +206,7 @@ async fn start_broker(dir: &Path, push: &PushServices) -> anyhow::Result<(Config
     text = text
         .replace("free_text = false", "free_text = true")
         .replace("filter = \"info\"", "filter = \"warn\"");
-    text.push_str(&push.configuration());
+    text.push_str(&push.configuration);
     fs::write(&file, text)?;
     let config = Config::load(&file)?;
     telemetry::start(&config.telemetry, None);

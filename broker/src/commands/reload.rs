@@ -13,7 +13,10 @@ pub(crate) async fn run(config: &ConfigFile) -> anyhow::Result<()> {
     let mut broker = connect(&config.load()?).await?;
     let reply = broker.reload(ReloadRequest {}).await.map_err(|status| said(&status))?.into_inner();
     if reply.sections.is_empty() {
-        println!("Neither TLS nor a push service is configured: there is nothing to read.");
+        println!(
+            "The broker was started with neither TLS nor a push service: there is nothing to read again.\n\
+             What is new in the configuration needs a new start."
+        );
     }
     let mut kept = 0;
     for section in &reply.sections {

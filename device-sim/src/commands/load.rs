@@ -1,7 +1,7 @@
 //! `device-sim load`: Monday morning, on this machine.
 
 use std::{
-    fs,
+    fmt, fs,
     net::SocketAddr,
     path::{Path, PathBuf},
     time::Duration,
@@ -17,7 +17,7 @@ use device_sim::{
     push_services::{Config, Identity},
     wire::Transport,
 };
-use indicatif::{ProgressBar, ProgressStyle};
+use indicatif::{ProgressBar, ProgressState, ProgressStyle};
 
 /// How often the bar is drawn.
 const REDRAW: Duration = Duration::from_millis(200);
@@ -98,6 +98,10 @@ pub(crate) struct Args {
 
 pub(crate) async fn run(args: Args) -> anyhow::Result<std::process::ExitCode> {
     let plan = plan(&args)?;
+    // Known now, not when all of it is over.
+    for file in [&args.json, &args.plot].into_iter().flatten() {
+        can_be_written(file)?;
+    }
     println!("{plan}, seed {}", plan.seed);
     let mut stage = match &args.config {
         None => Stage::make(&program(args.countersign.as_deref())?).await?,
@@ -106,7 +110,7 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<std::process::ExitCode> {
     let progress = Progress::default();
     let count = usize::try_from(args.phones)?;
 
-    let bar = bar(args.phones.into(), "enrolling {pos} of {len} phones {wide_bar} {per_sec}, {eta} left")?;
+    let bar = bar(args.phones.into(), "enrolling {pos} of {len} phones {wide_bar} {rate}, {eta} left")?;
     let people =
         with_bar(&bar, || bar.set_position(progress.enrolled()), People::enrol(&stage, count, &progress))
             .await?;
@@ -190,9 +194,19 @@ fn running(args: &Args, config: &Path) -> anyhow::Result<Running> {
     if let Some(ca) = &args.ca {
         transport = transport.trusting(fs::read_to_string(ca).with_context(|| format!("{}", ca.display()))?);
     }
+    // It is read when all is over: to miss it then would be late.
+    ensure!(
+        config.exists(),
+        "{}: is not there; it is the configuration of the broker that runs",
+        config.display()
+    );
     let push_dir = given(&args.push_dir)?;
-    let identity = Identity::load(&push_dir)?
-        .with_context(|| format!("{}: has no keys of push services", push_dir.display()))?;
+    let identity = Identity::load(&push_dir)?.with_context(|| {
+        format!(
+            "{0}: has no keys of push services; make them: device-sim push-services --dir {0}",
+            push_dir.display()
+        )
+    })?;
     let mut push = Config::with_identity(identity);
     push.apns_listen = args.listen_apns.unwrap_or(push.apns_listen);
     push.fcm_listen = args.listen_fcm.unwrap_or(push.fcm_listen);
@@ -209,12 +223,17 @@ fn running(args: &Args, config: &Path) -> anyhow::Result<Running> {
 }
 
 fn bar(length: u64, template: &str) -> anyhow::Result<ProgressBar> {
-    let style = ProgressStyle::with_template(template)?.progress_chars("█▉▊▋▌▍▎▏ ");
+    let style = ProgressStyle::with_template(template)?.progress_chars("█▉▊▋▌▍▎▏ ").with_key(
+        "rate",
+        |state: &ProgressState, text: &mut dyn fmt::Write| {
+            let _ = write!(text, "{:.0}/s", state.per_sec());
+        },
+    );
     Ok(ProgressBar::new(length).with_style(style))
 }
 
 fn bar_of_sign_ins(length: u64) -> anyhow::Result<ProgressBar> {
-    bar(length, "{pos} of {len} sign-ins {wide_bar} {per_sec}, {eta} left, {prefix} wait\n{msg}")
+    bar(length, "{pos} of {len} sign-ins {wide_bar} {rate}, {eta} left, {prefix} wait\n{msg}")
 }
 
 /// Does some work while the bar is drawn.
@@ -230,6 +249,12 @@ async fn with_bar<T>(bar: &ProgressBar, draw: impl Fn(), work: impl Future<Outpu
     draw();
     bar.finish_and_clear();
     done
+}
+
+/// Whether the file can be made or written anew; what is in it stays.
+fn can_be_written(file: &Path) -> anyhow::Result<()> {
+    let opened = fs::OpenOptions::new().append(true).create(true).open(file);
+    opened.with_context(|| format!("{}: cannot be written", file.display())).map(drop)
 }
 
 fn write(file: Option<&Path>, content: impl FnOnce() -> anyhow::Result<String>) -> anyhow::Result<()> {

@@ -265,6 +265,7 @@ struct Guide {
     topic: String,
     service_account_file: PathBuf,
     project_id: String,
+    broker_configuration: String,
     targets: Targets,
 }
 
@@ -288,6 +289,7 @@ impl Guide {
             topic: services.topic().to_owned(),
             service_account_file: files.service_account.clone(),
             project_id: services.project_id().to_owned(),
+            broker_configuration: services.broker_configuration(files),
             targets,
         }
     }
@@ -321,6 +323,8 @@ impl fmt::Display for Guide {
   FCM account        {account}
     project          {project_id}
 
+{bold}In the configuration of a broker{normal}
+{}
 {bold}Targets{normal}
   APNs   good (200)                     {}
          dead (410 Unregistered)        {}
@@ -356,6 +360,7 @@ impl fmt::Display for Guide {
   # see everything else that can be done
   curl {control_url}/
 "#,
+            self.broker_configuration,
             apns.good,
             apns.dead,
             apns.other_app,

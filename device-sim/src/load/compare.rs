@@ -62,7 +62,8 @@ fn check(record: &Record, logged: &Logged, outages: &[Outage]) -> Result<Verdict
         Ok(outcome) => *outcome,
         Err(refusal) => return Err(format!("the page has no outcome: {refusal}")),
     };
-    let id = record.approval_id.as_deref().ok_or("the page has an outcome and no number")?;
+    let without_number = || format!("the page was told {}, and no number before", name(login));
+    let id = record.approval_id.as_deref().ok_or_else(without_number)?;
     match logged.endings(id) {
         [] => return Err(format!("the page was told {}, and the log has no ending", name(login))),
         [logged] if *logged != login => {

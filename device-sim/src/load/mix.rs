@@ -27,8 +27,7 @@ pub struct Think {
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct File {
-    profiles: BTreeMap<String, u32>,
-    #[serde(default)]
+    profiles: Option<BTreeMap<String, u32>>,
     think: Option<ThinkFile>,
 }
 
@@ -99,12 +98,14 @@ impl Mix {
     /// ```
     pub fn parse(text: &str) -> Result<Self, MixError> {
         let file: File = toml::from_str(text)?;
-        let weights = file
-            .profiles
-            .iter()
-            .filter(|(_, weight)| **weight > 0)
-            .map(|(name, weight)| Ok((Profile::from_str(name)?, *weight)))
-            .collect::<Result<Vec<_>, MixError>>()?;
+        let weights = match file.profiles {
+            None => Self::default().weights,
+            Some(profiles) => profiles
+                .iter()
+                .filter(|(_, weight)| **weight > 0)
+                .map(|(name, weight)| Ok((Profile::from_str(name)?, *weight)))
+                .collect::<Result<Vec<_>, MixError>>()?,
+        };
         match weights.iter().map(|(_, weight)| u64::from(*weight)).sum::<u64>() {
             0 => return Err(MixError::Empty),
             1..=1_000_000 => {}
@@ -231,6 +232,14 @@ mod tests {
         let denied = (0..10_000).filter(|_| mix.draw(&mut random) == Profile::Deny).count();
         assert!((2_300..2_700).contains(&denied), "{denied}");
         assert!((0..10_000).all(|_| mix.draw(&mut random) != Profile::Late));
+    }
+
+    #[test]
+    fn a_section_that_is_left_out_is_as_it_is_by_default() {
+        let mix = Mix::parse("[think]\nmedian_ms = 800\np95_ms = 3000").unwrap();
+        assert_eq!(mix.weights(), Mix::default().weights());
+        let mix = Mix::parse("[profiles]\napprove = 1").unwrap();
+        assert_eq!(mix.think, Mix::default().think);
     }
 
     #[test]

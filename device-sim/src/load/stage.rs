@@ -142,19 +142,7 @@ impl Stage {
         let saved = identity
             .save(&folder.path().join("push"), &push.token_uri())
             .map_err(|error| StageError::Push(error.to_string()))?;
-        let path = |path: &Path| toml::Value::from(path.display().to_string());
-        let more = format!(
-            "[push.apns]\nendpoint = {:?}\ntopic = {:?}\nkey_file = {}\nkey_id = {:?}\nteam_id = {:?}\nca_file = {ca}\n\
-             [push.fcm]\nendpoint = {:?}\nservice_account_file = {}\nca_file = {ca}\n",
-            push.apns_url(),
-            push.topic(),
-            path(&saved.p8),
-            push.provider_key().key_id(),
-            push.provider_key().team_id(),
-            push.fcm_url(),
-            path(&saved.service_account),
-            ca = path(&saved.ca),
-        );
+        let more = push.broker_configuration(&saved);
         let home = folder.path().join("broker");
         let mut broker = Broker::make(program, &home, size.log.as_deref(), &more).await?;
         broker.limit("COUNTERSIGN__LIMITS__LIVE_APPROVALS", size.waiting_max);

@@ -35,6 +35,7 @@ pub mod tally;
 use std::{
     io,
     net::{Ipv4Addr, SocketAddr},
+    path::Path,
     sync::{Arc, Mutex},
     time::Duration,
 };
@@ -47,6 +48,7 @@ use self::{
     apns::Apns,
     devices::Registry,
     fcm::{Fcm, TokenEndpoint},
+    identity::SavedFiles,
     store::Window,
     tally::{Log, Tally},
 };
@@ -312,6 +314,25 @@ impl PushServices {
     /// The service account that FCM knows, as Google's console gives it; its `token_uri` is [`Self::token_uri`].
     pub fn service_account_json(&self) -> String {
         self.shared.identity.service_account.json(&self.token_uri())
+    }
+
+    /// The sections of a broker's configuration, TOML, that lead here instead of to Apple and Google. The files are
+    /// those of [`Identity::save`].
+    pub fn broker_configuration(&self, files: &SavedFiles) -> String {
+        let text = |text: &str| toml::Value::from(text);
+        let path = |path: &Path| toml::Value::from(path.display().to_string());
+        format!(
+            "[push.apns]\nendpoint = {}\ntopic = {}\nkey_file = {}\nkey_id = {}\nteam_id = {}\nca_file = {ca}\n\n\
+             [push.fcm]\nendpoint = {}\nservice_account_file = {}\nca_file = {ca}\n",
+            text(&self.apns_url()),
+            text(self.topic()),
+            path(&files.p8),
+            text(self.provider_key().key_id()),
+            text(self.provider_key().team_id()),
+            text(&self.fcm_url()),
+            path(&files.service_account),
+            ca = path(&files.ca),
+        )
     }
 
     /// Makes a push target with a device that is connected. Dropping the device takes it offline.

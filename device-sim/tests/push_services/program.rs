@@ -74,6 +74,16 @@ async fn json_tells_a_client_all_it_needs_and_the_files_are_private() {
             assert!(program.guide["targets"][service][kind].is_string(), "{service} {kind}");
         }
     }
+    let broker: toml::Table = program.text("broker_configuration").parse().expect("TOML");
+    for (service, key, name) in [
+        ("apns", "endpoint", "apns_url"),
+        ("apns", "key_file", "p8_file"),
+        ("apns", "ca_file", "ca_file"),
+        ("fcm", "endpoint", "fcm_url"),
+        ("fcm", "service_account_file", "service_account_file"),
+    ] {
+        assert_eq!(broker["push"][service][key].as_str(), Some(program.text(name)), "{service} {key}");
+    }
     let account: Value = serde_json::from_str(
         &fs::read_to_string(program.text("service_account_file")).expect("the file is there"),
     )

@@ -46,10 +46,10 @@ impl DeviceSim {
         let guide: Guide =
             serde_json::from_str(&line).context("device-sim push-services said something else")?;
         Ok(PushServices {
-            apns: guide.apns_url.clone(),
-            fcm: guide.fcm_url.clone(),
-            control: guide.control_url.clone(),
-            guide,
+            apns: guide.apns_url,
+            fcm: guide.fcm_url,
+            control: guide.control_url,
+            configuration: guide.broker_configuration,
             child,
             _stdin: stdin,
         })
@@ -80,7 +80,8 @@ pub(super) struct PushServices {
     pub(super) apns: String,
     pub(super) fcm: String,
     pub(super) control: String,
-    guide: Guide,
+    /// The sections of the broker's configuration that lead here instead of to Apple and Google.
+    pub(super) configuration: String,
     child: Child,
     _stdin: ChildStdin,
 }
@@ -91,38 +92,10 @@ struct Guide {
     apns_url: String,
     fcm_url: String,
     control_url: String,
-    ca_file: PathBuf,
-    p8_file: PathBuf,
-    key_id: String,
-    team_id: String,
-    topic: String,
-    service_account_file: PathBuf,
+    broker_configuration: String,
 }
 
 impl PushServices {
-    /// The sections of the broker's configuration that lead here instead of to Apple and Google.
-    pub(super) fn configuration(&self) -> String {
-        let Guide { apns_url, fcm_url, key_id, team_id, topic, .. } = &self.guide;
-        let (ca, p8) = (self.guide.ca_file.display(), self.guide.p8_file.display());
-        let account = self.guide.service_account_file.display();
-        format!(
-            r#"
-[push.apns]
-endpoint = "{apns_url}"
-topic = "{topic}"
-key_file = "{p8}"
-key_id = "{key_id}"
-team_id = "{team_id}"
-ca_file = "{ca}"
-
-[push.fcm]
-endpoint = "{fcm_url}"
-service_account_file = "{account}"
-ca_file = "{ca}"
-"#
-        )
-    }
-
     pub(super) async fn stop(self) {
         end(self.child).await;
     }
