@@ -9,6 +9,7 @@ use countersign_domain::{
 };
 use futures::StreamExt;
 use tokio::sync::mpsc;
+use tokio_util::task::AbortOnDropHandle;
 
 use super::{Board, Index, board, index, said};
 use crate::{
@@ -23,8 +24,8 @@ use crate::{
     telemetry::{metrics, traces},
 };
 
-/// A snapshot of the index is kept each time that so many entries have passed.
-const SNAPSHOT_EVERY: u64 = 10_000;
+/// A snapshot of the index is kept each time that so many entries have passed: as many as a start reads in a second.
+const SNAPSHOT_EVERY: u64 = 100_000;
 
 /// Something that happened to a push, with when: what a waiting login is shown.
 pub type ApprovalBoard = Board<ApprovalId, (Timestamp, Delivery)>;
@@ -41,6 +42,7 @@ pub struct Follower {
     enrolments: Arc<EnrolmentBoard>,
     effects: mpsc::Sender<(AccountId, Effect)>,
     next: Position,
+    keeping: Option<AbortOnDropHandle<()>>,
 }
 
 /// What the follower keeps up to date.
@@ -74,6 +76,7 @@ impl Follower {
             enrolments: Arc::default(),
             effects,
             next: Position::after(kept_until),
+            keeping: None,
         };
         let mut entries = follower.log.read_all(follower.next);
         while let Some(entry) = entries.next().await {
@@ -128,12 +131,18 @@ impl Follower {
                 }
             }
             if entry.position.number() % SNAPSHOT_EVERY == 0 {
-                self.keep(entry.position).await;
+                self.keep(entry.position);
             }
             self.next = entry.position.next();
         }
+        if let Some(before) = self.keeping.take() {
+            let _ = before.await;
+        }
         if let Some(last) = self.next.before() {
-            self.keep(last).await;
+            self.keep(last);
+        }
+        if let Some(last) = self.keeping.take() {
+            let _ = last.await;
         }
         Ok(())
     }
@@ -225,8 +234,16 @@ impl Follower {
         let _ = self.effects.send((account, effect)).await;
     }
 
-    async fn keep(&self, position: Position) {
-        self.log.save_snapshot(index::SNAPSHOT, position, self.index.to_bytes().into()).await;
+    /// Keeps a snapshot behind itself: the outcomes that come meanwhile wait neither for its making nor for the disk. Not
+    /// while one is still being kept.
+    fn keep(&mut self, position: Position) {
+        if self.keeping.as_ref().is_some_and(|before| !before.is_finished()) {
+            return;
+        }
+        let (log, copy) = (Arc::clone(&self.log), self.index.copy());
+        let keeping =
+            async move { log.save_snapshot(index::SNAPSHOT, position, copy.to_bytes().into()).await };
+        self.keeping = Some(AbortOnDropHandle::new(tokio::spawn(keeping)));
     }
 }
 

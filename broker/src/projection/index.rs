@@ -31,8 +31,9 @@ pub struct Index {
     known: watch::Sender<u64>,
 }
 
+/// What it knows.
 #[derive(Debug, Default, Clone, PartialEq, Eq)]
-struct Contents {
+pub(super) struct Contents {
     approvals: BTreeMap<ApprovalId, Live>,
     ended: HashMap<ApprovalId, Ended>,
     /// Those of `ended`, and some that are not there any more, in the order in which they ended.
@@ -276,51 +277,16 @@ impl Index {
         }
     }
 
-    /// To keep beside the log.
-    pub(super) fn to_bytes(&self) -> Vec<u8> {
-        let contents = self.read();
-        let stored = Stored {
-            approvals: contents
-                .approvals
-                .iter()
-                .map(|(id, live)| StoredApproval {
-                    id: id.to_string(),
-                    relying_party: live.relying_party.to_string(),
-                    at: live.expires_at.as_millis(),
-                    by: None,
-                    shown: live.shown.iter().map(ToString::to_string).collect(),
-                })
-                .collect(),
-            ended: contents
-                .ended
-                .iter()
-                .map(|(id, ended)| {
-                    let shown = ended.shown.iter().filter(|(_, shown)| *shown != Shown::Replaced);
-                    StoredApproval {
-                        id: id.to_string(),
-                        relying_party: ended.relying_party.to_string(),
-                        at: ended.at.as_millis(),
-                        by: ended.by.map(|by| by.to_string()),
-                        shown: shown.map(|(phone, _)| phone.to_string()).collect(),
-                    }
-                })
-                .collect(),
-            enrolments: contents
-                .enrolments
-                .iter()
-                .map(|(id, (locator, at))| (id.to_string(), locator.clone(), at.as_millis()))
-                .collect(),
-            certificates: contents.by_certificate.iter().map(|(hash, id)| (*hash, id.to_string())).collect(),
-            relying_parties: contents.relying_parties.iter().map(ToString::to_string).collect(),
-        };
-        serde_json::to_vec(&stored).expect("strings and numbers make JSON")
+    /// As it is at this moment.
+    pub(super) fn copy(&self) -> Contents {
+        self.read().clone()
     }
 
     /// Whether what is read from these bytes, once it has been written and read, stays as it is; none if they cannot be
     /// read. For the fuzzer, which meets a disk's bytes here.
     #[doc(hidden)]
     pub fn is_read_again(bytes: &[u8]) -> Option<bool> {
-        let again = |index: &Self| Self::from_bytes(&index.to_bytes());
+        let again = |index: &Self| Self::from_bytes(&index.copy().to_bytes());
         let kept = again(&Self::from_bytes(bytes)?);
         Some(kept.is_some_and(|kept| again(&kept).is_some_and(|twice| *twice.read() == *kept.read())))
     }
@@ -381,6 +347,45 @@ impl Ended {
 }
 
 impl Contents {
+    /// To keep beside the log.
+    pub(super) fn to_bytes(&self) -> Vec<u8> {
+        let stored = Stored {
+            approvals: self
+                .approvals
+                .iter()
+                .map(|(id, live)| StoredApproval {
+                    id: id.to_string(),
+                    relying_party: live.relying_party.to_string(),
+                    at: live.expires_at.as_millis(),
+                    by: None,
+                    shown: live.shown.iter().map(ToString::to_string).collect(),
+                })
+                .collect(),
+            ended: self
+                .ended
+                .iter()
+                .map(|(id, ended)| {
+                    let shown = ended.shown.iter().filter(|(_, shown)| *shown != Shown::Replaced);
+                    StoredApproval {
+                        id: id.to_string(),
+                        relying_party: ended.relying_party.to_string(),
+                        at: ended.at.as_millis(),
+                        by: ended.by.map(|by| by.to_string()),
+                        shown: shown.map(|(phone, _)| phone.to_string()).collect(),
+                    }
+                })
+                .collect(),
+            enrolments: self
+                .enrolments
+                .iter()
+                .map(|(id, (locator, at))| (id.to_string(), locator.clone(), at.as_millis()))
+                .collect(),
+            certificates: self.by_certificate.iter().map(|(hash, id)| (*hash, id.to_string())).collect(),
+            relying_parties: self.relying_parties.iter().map(ToString::to_string).collect(),
+        };
+        serde_json::to_vec(&stored).expect("strings and numbers make JSON")
+    }
+
     fn end(&mut self, id: ApprovalId, by: Option<AuthenticatorId>, at: Timestamp) {
         let Some(Live { relying_party, shown, .. }) = self.approvals.remove(&id) else { return };
         while let Some((ended_at, id)) = self.ended_in_order.front().copied()
@@ -432,7 +437,7 @@ mod tests {
             relying_party: RelyingPartyId::from_bytes([3; 16]),
         });
         index.account_event(&begun, Timestamp::from_millis(6));
-        let kept = Index::from_bytes(&index.to_bytes()).unwrap();
+        let kept = Index::from_bytes(&index.copy().to_bytes()).unwrap();
         assert_eq!(*kept.read(), *index.read());
         assert_eq!(kept.enrolment(code.locator()), Some(enrolment));
         let ended = AccountEvent::EnrolmentEnded {
@@ -466,7 +471,7 @@ mod tests {
         let id = ApprovalId::new(ACCOUNT, [2; 16]);
         let index = waiting(id);
         assert!(index.shows(id, FIRST) && index.shows(id, FIRST) && index.shows(id, SECOND));
-        let kept = Index::from_bytes(&index.to_bytes()).unwrap();
+        let kept = Index::from_bytes(&index.copy().to_bytes()).unwrap();
         for index in [index, kept] {
             assert_eq!(index.replace(id), None, "it waits");
             index.account_event(
@@ -476,7 +481,7 @@ mod tests {
             assert_eq!(index.relying_party(id), Some(RELYING_PARTY));
             index.settle(id);
             // What was under way when a snapshot was made is done again by whoever reads that.
-            for index in [&Index::from_bytes(&index.to_bytes()).unwrap(), &index] {
+            for index in [&Index::from_bytes(&index.copy().to_bytes()).unwrap(), &index] {
                 assert_eq!(index.to_replace(), [id]);
                 let replacing = index.replace(id).unwrap();
                 assert_eq!((replacing.until, &replacing.phones[..]), (at(601), &[SECOND][..]));
