@@ -38,7 +38,7 @@ const KEPT_EVERY_ENTRIES: u64 = 16;
 const KEPT_BYTES_AN_ENTRY: u64 = 256;
 
 /// The cache is split, so that accounts rarely wait for one another.
-const SHARDS: usize = 16;
+const SHARDS: usize = 64;
 
 /// Decides for aggregates of one kind.
 pub struct Decider<C: Codec> {
@@ -153,16 +153,7 @@ impl<C: Codec> Decider<C> {
             let append = traces::part(|| info_span!(target: STORY, "append"));
             match self.log.append(self.append_of(id, expected, at, &events)).instrument(append).await {
                 Ok(appended) => {
-                    let mut folded = folded;
-                    let evolving = Arc::make_mut(&mut folded.state);
-                    for event in &events {
-                        evolving.evolve(event, at);
-                    }
-                    folded.version = Some(appended.version);
-                    folded.unkept_entries += 1;
-                    self.keep(id, &mut folded);
-                    let state = Arc::clone(&folded.state);
-                    self.remember(id, folded);
+                    let state = self.take_in(id, folded, &events, at, appended.version);
                     return Ok(Decided { events, state, at, position: Some(appended.position) });
                 }
                 Err(AppendError::Conflict { .. }) => metrics().log.conflicts.count(()),
@@ -223,6 +214,31 @@ impl<C: Codec> Decider<C> {
         Ok(folded)
     }
 
+    /// What has become durable is in the state, and remembered.
+    fn take_in(
+        &self,
+        id: C::Id,
+        mut folded: Folded<C::Aggregate>,
+        events: &[EventOf<C>],
+        at: Timestamp,
+        version: Version,
+    ) -> Arc<C::Aggregate> {
+        let mut cache = self.shard(id).lock().unwrap_or_else(PoisonError::into_inner);
+        // What is remembered is let go first: a state that nobody else holds need not be copied, and that of an account that
+        // signs in often is large.
+        let newer = cache.pop(&id).filter(|other| order(other.version) > order(Some(version)));
+        let evolving = Arc::make_mut(&mut folded.state);
+        for event in events {
+            evolving.evolve(event, at);
+        }
+        folded.version = Some(version);
+        folded.unkept_entries += 1;
+        self.keep(id, &mut folded);
+        let state = Arc::clone(&folded.state);
+        cache.put(id, newer.unwrap_or(folded));
+        state
+    }
+
     fn remembered(&self, id: C::Id) -> Option<Folded<C::Aggregate>> {
         self.shard(id).lock().unwrap_or_else(PoisonError::into_inner).get(&id).cloned()
     }
@@ -253,6 +269,11 @@ impl<C: Codec> Decider<C> {
         let [.., last] = self.codec.stream(id).id();
         &self.cache[usize::from(last) % SHARDS]
     }
+}
+
+/// Versions of a stream in their order.
+fn order(version: Option<Version>) -> u64 {
+    version.map_or(0, Version::to_token)
 }
 
 impl<C: Codec> std::fmt::Debug for Decider<C> {
