@@ -307,9 +307,14 @@ pub async fn end() {
 
 struct Headers<'a>(&'a HeaderMap);
 
+/// Of a caller's header no more is kept, as long as an approval waits: what a `tracestate` may have in any case (W3C Trace
+/// Context, "tracestate Limits": at least 512 characters). A longer one is left out.
+const CONTEXT_BYTES_MAX: usize = 512;
+
 impl Extractor for Headers<'_> {
     fn get(&self, key: &str) -> Option<&str> {
-        self.0.get(key).and_then(|value| value.to_str().ok())
+        let value = self.0.get(key).filter(|value| value.len() <= CONTEXT_BYTES_MAX);
+        value.and_then(|value| value.to_str().ok())
     }
 
     fn keys(&self) -> Vec<&str> {
@@ -364,6 +369,25 @@ mod tests {
     use tracing_subscriber::layer::{Context as LayerContext, SubscriberExt as _};
 
     use super::*;
+
+    #[test]
+    fn of_a_callers_context_no_more_is_kept_than_it_may_have_in_any_case() {
+        let of = |state: String| {
+            let mut headers = HeaderMap::new();
+            let parent = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01";
+            headers.insert("traceparent", parent.parse().unwrap());
+            headers.insert("tracestate", state.parse().unwrap());
+            let context = TraceContextPropagator::new().extract(&Headers(&headers));
+            context.span().span_context().clone()
+        };
+        let value = |length: usize| format!("k={}", "v".repeat(length));
+        let (kept, left_out) = (of(value(200)), of(value(600)));
+        assert!(kept.is_valid() && left_out.is_valid());
+        assert_eq!(
+            (kept.trace_state().header(), left_out.trace_state().header()),
+            (value(200), String::new())
+        );
+    }
 
     /// Takes spans or does not, as it is told.
     #[derive(Debug)]
