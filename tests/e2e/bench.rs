@@ -1,8 +1,12 @@
 //! The benchmarks, small: that they measure what they say, and say what they measured.
 
-use std::process::Command;
+use std::{collections::BTreeSet, process::Command, time::Duration};
 
 use countersign_tests::{Result, programs};
+use device_sim::{
+    load::{self, Mix, Pace, Past, People, Plan, Progress, Size, Stage, compare::compare, logged::Logged},
+    phone::Profile,
+};
 use serde_json::Value;
 
 fn bench(arguments: &[&str]) -> Result<(i32, String)> {
@@ -135,7 +139,7 @@ fn a_broker_with_a_long_past_is_measured_beside_one_with_a_short_one() -> Result
     ])?;
     assert_eq!(status, 0, "{said}");
     let figures = json(&file)?;
-    for ratio in ["rate", "memory", "memory_of_writer", "disk"] {
+    for ratio in ["rate", "rate_cold", "memory", "memory_of_writer", "disk"] {
         assert!(figures["ratios"][ratio].as_f64() > Some(0.0), "{figures}");
     }
     for (age, events) in [("young", 300), ("old", 3_000)] {
@@ -144,6 +148,62 @@ fn a_broker_with_a_long_past_is_measured_beside_one_with_a_short_one() -> Result
         let seeded = age["seeded"]["events"].as_u64();
         assert!(seeded >= Some(events) && seeded < Some(events + 60), "{age}");
         assert!(age["start_seconds"].as_f64() > Some(0.0) && age["rebuild_seconds"].as_f64() > Some(0.0));
+        // Each of the four had to be read, since none had signed in after the start. Who has no past needs no reading.
+        assert!(age["states_read"].as_u64() >= Some(4), "{age}");
     }
+    let disk = said.lines().find(|line| line.starts_with("disk after archiving")).unwrap_or_default();
+    assert!(
+        disk.ends_with(&format!("{:.2}", figures["ratios"]["disk"].as_f64().unwrap_or_default())),
+        "{said}"
+    );
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn people_of_the_past_sign_in_to_the_very_accounts_that_the_log_has_had_since() -> Result<()> {
+    let past = Past { accounts: 6, events: 300, people: 4 };
+    let mut stage =
+        Stage::sized(&programs::countersign(), Size { past: Some(past), ..Size::default() }).await?;
+    let seeded: Value = serde_json::from_slice(stage.seeded())?;
+    let last_position = seeded["last_position"].as_u64().expect("it is in the figures");
+    let people = People::of_the_past(&stage)?;
+    assert_eq!(people.len(), 4);
+    let plan = Plan {
+        approvals: 8,
+        pace: Pace::InFlight(4),
+        mix: Mix::only(Profile::Approve),
+        lifetime: Duration::from_secs(15),
+        kills: 0,
+        survives: false,
+        gives_up: false,
+        seed: 1,
+    };
+    let records = load::run(&plan, &mut stage, &people, &Progress::default()).await?;
+    let logged = Logged::read_from(&stage, last_position + 1).await?;
+    assert_eq!(compare(records.all(), &logged, &[]).mismatches, []);
+    assert_eq!(logged.accounts_opened(), 0);
+
+    let shown = Command::new(programs::countersign())
+        .args(["log", "show", "--json", "--config"])
+        .arg(stage.config_file())
+        .output()?;
+    let (mut opened, mut approved) = (BTreeSet::new(), BTreeSet::new());
+    for entry in String::from_utf8(shown.stdout)?.lines() {
+        let entry: Value = serde_json::from_str(entry)?;
+        let is_past = entry["position"].as_u64() <= Some(last_position);
+        for event in entry["events"].as_array().into_iter().flatten() {
+            match event["type"].as_str() {
+                Some("AccountOpened") if is_past => opened.insert(entry["stream"].to_string()),
+                Some("ApprovalApproved") if !is_past => approved.insert(entry["stream"].to_string()),
+                _ => continue,
+            };
+        }
+    }
+    assert_eq!((opened.len(), approved.len()), (6, 4));
+    assert!(approved.is_subset(&opened), "{approved:?} {opened:?}");
+
+    // Who enrols now is seen as that.
+    People::enrol(&stage, 1, &Progress::default()).await?;
+    assert_eq!(Logged::read_from(&stage, last_position + 1).await?.accounts_opened(), 1);
     Ok(())
 }

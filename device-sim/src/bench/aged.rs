@@ -1,15 +1,17 @@
-//! What a long past costs: a broker whose log has many events beside one with few, of the same accounts. The two run at the
-//! same time and take turns, so that a machine that is busy is so for both.
+//! What a long past costs: a broker whose log has many events beside one with few, of the same accounts, which are those that
+//! sign in. The two run at the same time and take turns, so that a machine that is busy is so for both.
 
 use std::{fmt, fs, io, os::unix::fs::MetadataExt as _, path::Path, time::Duration};
 
-use countersign_proto::v1::OutcomeKind;
 use serde::{Deserialize, Serialize};
 use tokio::time::Instant;
 
-use super::BenchError;
+use super::{BenchError, inside};
 use crate::{
-    load::{self, Mix, Pace, Past, People, Progress, Size, Stage, pace::now},
+    load::{
+        self, Mix, Pace, Past, People, Progress, Size, Stage, compare::compare, logged::Logged, pace::now,
+        record::Records,
+    },
     phone::Profile,
 };
 
@@ -17,6 +19,8 @@ use crate::{
 const LIFETIME: Duration = Duration::from_secs(60);
 /// Sign-ins at a time.
 const IN_FLIGHT: usize = 64;
+/// Where the broker counts how it came by the state of an account before a decision.
+const LOOKUPS: &str = "countersign_state_cache_lookups_total";
 
 /// How much is measured.
 #[derive(Clone, Copy, Debug)]
@@ -27,7 +31,7 @@ pub struct Plan {
     pub young: u64,
     /// Events of the other.
     pub old: u64,
-    /// How many people sign in.
+    /// How many of them sign in.
     pub phones: usize,
     /// How many approvals in each round.
     pub approvals: u64,
@@ -51,6 +55,8 @@ pub struct Aged {
 pub struct Ratios {
     /// Approvals a second, in the middle one of the rounds.
     pub rate: f64,
+    /// The same where each account signs in for the first time since the start: its past has to be read.
+    pub rate_cold: f64,
     /// Resident memory, after a start and all rounds.
     pub memory: f64,
     /// Resident memory of a process that has written all those events, by that of one that has written few.
@@ -68,6 +74,11 @@ pub struct Age {
     pub start_seconds: f64,
     /// The same when sled has to be made anew.
     pub rebuild_seconds: f64,
+    /// How many states were made of what was kept of them beside the log, or of all their events, when each account signed
+    /// in for the first time since that start: the accounts', and the relying party's.
+    pub states_read: u64,
+    /// Approvals a second then.
+    pub cold_per_second: f64,
     /// Approvals a second in each round.
     pub per_second: Vec<f64>,
     /// The broker's CPU time for each approval in each round, in microseconds.
@@ -89,6 +100,8 @@ pub struct Seeded {
     pub events: u64,
     /// The entries that those are in.
     pub entries: u64,
+    /// The position of the last of them.
+    pub last_position: u64,
     /// The bytes of the events.
     pub event_bytes: u64,
     /// How long it took.
@@ -113,6 +126,10 @@ pub async fn measure(plan: &Plan, program: &Path, step: impl Fn(&str)) -> Result
         step(&format!("a past of {events} events, and the first start with them"));
         ages.push(Ageing::begin(plan, program, events).await?);
     }
+    step("each signs in for the first time");
+    for age in &mut ages {
+        age.sign_in_cold().await?;
+    }
     for round in 1..=plan.rounds {
         step(&format!("approvals, round {round} of {}", plan.rounds));
         for age in &mut ages {
@@ -135,25 +152,58 @@ struct Ageing {
     people: People,
     seeded: Seeded,
     start_seconds: f64,
+    states_read: u64,
+    cold_per_second: f64,
     per_second: Vec<f64>,
     cpu_us: Vec<f64>,
+    records: Vec<Records>,
 }
 
 impl Ageing {
     async fn begin(plan: &Plan, program: &Path, events: u64) -> Result<Self, BenchError> {
-        let past = Past { accounts: plan.accounts, events };
+        let past = Past { accounts: plan.accounts, events, people: plan.phones };
         let mut stage = Stage::sized(program, Size { past: Some(past), ..Size::default() }).await?;
         let seeded = serde_json::from_slice(stage.seeded())
             .map_err(|source| BenchError::Malformed { what: "countersign bench-parts seed", source })?;
-        // The first start has read all of it once, which no other has to.
+        // The first start has read all of it once, which no other has to. The second has no account in memory.
         stage.stop_broker().await?;
         let start_seconds = timed_start(&mut stage).await?;
-        let people = People::enrol(&stage, plan.phones, &Progress::default()).await?;
-        Ok(Self { stage, people, seeded, start_seconds, per_second: Vec::new(), cpu_us: Vec::new() })
+        let people = People::of_the_past(&stage)?;
+        Ok(Self {
+            stage,
+            people,
+            seeded,
+            start_seconds,
+            states_read: 0,
+            cold_per_second: 0.0,
+            per_second: Vec::new(),
+            cpu_us: Vec::new(),
+            records: Vec::new(),
+        })
     }
 
-    /// Everybody approves at once.
+    /// Each once, who was in no memory before.
+    async fn sign_in_cold(&mut self) -> Result<(), BenchError> {
+        let before = self.count_states_read().await?;
+        (self.cold_per_second, _) = self.approve(self.people.len() as u64).await?;
+        self.states_read = self.count_states_read().await? - before;
+        Ok(())
+    }
+
     async fn sign_in(&mut self, approvals: u64) -> Result<(), BenchError> {
+        let (per_second, cpu_us) = self.approve(approvals).await?;
+        self.per_second.push(per_second);
+        self.cpu_us.push(cpu_us);
+        Ok(())
+    }
+
+    async fn count_states_read(&self) -> Result<u64, BenchError> {
+        let metrics = self.stage.metrics().unwrap_or_default();
+        inside::counted(&metrics, LOOKUPS, &[r#"result="kept""#, r#"result="miss""#]).await
+    }
+
+    /// Everybody approves at once: how many a second, and the broker's CPU time for each in microseconds.
+    async fn approve(&mut self, approvals: u64) -> Result<(f64, f64), BenchError> {
         let plan = load::Plan {
             approvals,
             pace: Pace::InFlight(IN_FLIGHT),
@@ -167,22 +217,16 @@ impl Ageing {
         let before = self.stage.usage().unwrap_or_default();
         let records = load::run(&plan, &mut self.stage, &self.people, &Progress::default()).await?;
         let used = self.stage.usage().unwrap_or_default().since(before);
-        let wrong = records.all().iter().filter(|one| !matches!(one.login, Ok(OutcomeKind::Approved)));
-        let wrong: Vec<_> = wrong.collect();
-        if let Some(first) = wrong.first() {
-            return Err(BenchError::Mismatches {
-                count: wrong.len(),
-                first: first.outcome_name().to_owned(),
-            });
-        }
-        self.per_second.push(per(approvals, records.took()));
-        self.cpu_us.push(1e6 / per(approvals, used.cpu));
-        Ok(())
+        let figures = (per(approvals, records.took()), 1e6 / per(approvals, used.cpu));
+        self.records.push(records);
+        Ok(figures)
     }
 
     async fn end(self) -> Result<Age, BenchError> {
-        let Self { mut stage, people, seeded, start_seconds, per_second, cpu_us } = self;
-        let resident_bytes = stage.usage().unwrap_or_default().resident_bytes;
+        let resident_bytes = self.stage.usage().unwrap_or_default().resident_bytes;
+        self.check().await?;
+        let Self { mut stage, people, seeded, start_seconds, .. } = self;
+        let Self { states_read, cold_per_second, per_second, cpu_us, .. } = self;
         stage.stop_broker().await?;
         drop(people);
         stage.archive().await?;
@@ -190,7 +234,33 @@ impl Ageing {
         let disk_bytes = room_taken(&log)?;
         fs::remove_dir_all(log.join("store"))?;
         let rebuild_seconds = timed_start(&mut stage).await?;
-        Ok(Age { seeded, start_seconds, rebuild_seconds, per_second, cpu_us, resident_bytes, disk_bytes })
+        Ok(Age {
+            seeded,
+            start_seconds,
+            rebuild_seconds,
+            states_read,
+            cold_per_second,
+            per_second,
+            cpu_us,
+            resident_bytes,
+            disk_bytes,
+        })
+    }
+
+    /// All were approved, page, phone and log agree about each, and nobody is of today.
+    async fn check(&self) -> Result<(), BenchError> {
+        let logged = Logged::read_from(&self.stage, self.seeded.last_position + 1).await?;
+        let compared = compare(self.records.iter().flat_map(Records::all), &logged, &[]);
+        if let Some(first) = compared.mismatches.first() {
+            return Err(BenchError::Mismatches {
+                count: compared.mismatches.len(),
+                first: first.to_string(),
+            });
+        }
+        match logged.accounts_opened() {
+            0 => Ok(()),
+            opened => Err(BenchError::Newcomers(opened)),
+        }
     }
 }
 
@@ -225,6 +295,7 @@ impl Ratios {
         let ratio = |of: fn(&Age) -> u64| of(old) as f64 / of(young).max(1) as f64;
         Self {
             rate: rates.get(rates.len() / 2).copied().unwrap_or_default(),
+            rate_cold: old.cold_per_second / young.cold_per_second,
             memory: ratio(|age| age.resident_bytes),
             memory_of_writer: ratio(|age| age.seeded.memory.last().map_or(0, |last| last.resident_bytes)),
             disk: old.disk_bytes as f64 / old.seeded.event_bytes.max(1) as f64,
@@ -243,6 +314,8 @@ impl fmt::Display for Aged {
         row("events", text(young), text(old), String::new())?;
         let text = |age: &Age| format!("{:.0}", middle(&age.per_second));
         row("approvals a second", text(young), text(old), format!("{:.2}", ratios.rate))?;
+        let text = |age: &Age| format!("{:.0}", age.cold_per_second);
+        row("of each account the first", text(young), text(old), format!("{:.2}", ratios.rate_cold))?;
         let text = |age: &Age| format!("{:.0} us", middle(&age.cpu_us));
         row("the broker's CPU for each", text(young), text(old), String::new())?;
         let text = |age: &Age| mebibytes(age.resident_bytes);
@@ -254,9 +327,9 @@ impl fmt::Display for Aged {
         let text = |age: &Age| format!("{:.1} s", age.rebuild_seconds);
         row("the same without sled", text(young), text(old), String::new())?;
         let text = |age: &Age| mebibytes(age.disk_bytes);
-        row("disk after archiving", text(young), text(old), String::new())?;
+        row("disk after archiving", text(young), text(old), format!("{:.2}", ratios.disk))?;
         let text = |age: &Age| mebibytes(age.seeded.event_bytes);
-        row("bytes of the events", text(young), text(old), format!("{:.2}", ratios.disk))
+        row("bytes of the events", text(young), text(old), String::new())
     }
 }
 

@@ -4,6 +4,17 @@ use std::collections::BTreeMap;
 
 use super::BenchError;
 
+/// Asks the broker's listener of metrics for all that its counters of this name have counted with one of these labels,
+/// each of them as `name="value"`.
+pub(super) async fn counted(metrics: &str, name: &str, labels: &[&str]) -> Result<u64, BenchError> {
+    let text = read(metrics).await?;
+    let count = |line: &str| {
+        let (label, count) = line.strip_prefix(name)?.strip_prefix('{')?.split_once("} ")?;
+        labels.contains(&label).then_some(count.trim().parse::<u64>().ok()?)
+    };
+    Ok(text.lines().filter_map(count).sum())
+}
+
 /// The buckets of one histogram: how many took at most so long, in microseconds.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub(super) struct Buckets(BTreeMap<u64, u64>);
@@ -11,9 +22,8 @@ pub(super) struct Buckets(BTreeMap<u64, u64>);
 impl Buckets {
     /// Asks the broker's listener of metrics.
     pub(super) async fn read(metrics: &str, name: &str) -> Result<Self, BenchError> {
-        let failed = |what: String| BenchError::Metrics(what);
-        let text = get(metrics).await.map_err(|error| failed(error.to_string()))?;
-        Self::parse(&text, name).ok_or_else(|| failed(format!("there is no {name}")))
+        let missing = || BenchError::Metrics(format!("there is no {name}"));
+        Self::parse(&read(metrics).await?, name).ok_or_else(missing)
     }
 
     /// From the text format of Prometheus.
@@ -63,6 +73,10 @@ impl Buckets {
 )]
 fn micros(seconds: f64) -> u64 {
     (seconds * 1e6).round() as u64
+}
+
+async fn read(metrics: &str) -> Result<String, BenchError> {
+    get(metrics).await.map_err(|error| BenchError::Metrics(error.to_string()))
 }
 
 /// `GET`, from this machine.

@@ -50,6 +50,9 @@ pub enum BenchError {
         /// One of them.
         first: String,
     },
+    /// Nor is one of others than it should be of.
+    #[error("{0} of the accounts that signed in have no past: the log has opened them since")]
+    Newcomers(u64),
     /// Nor is one of a log that cannot be looked at.
     #[error(transparent)]
     Io(#[from] std::io::Error),

@@ -112,7 +112,7 @@ pub(crate) struct Aged {
     /// How many the other has
     #[arg(long, value_name = "M", default_value_t = 10_000_000)]
     old: u64,
-    /// How many people sign in, each with one phone
+    /// How many of the accounts sign in, each with one of its two phones; all, if they are fewer
     #[arg(long, value_name = "N", default_value_t = 500, value_parser = clap::value_parser!(u32).range(1..=100_000))]
     phones: u32,
     /// How many approvals in each round

@@ -41,10 +41,12 @@ const LOG_SECTION: &str = "[log]\nfolder = \"log\"";
 /// What a broker has behind it before its first start.
 #[derive(Clone, Copy, Debug)]
 pub struct Past {
-    /// Accounts, beside those of the people of the load.
+    /// Accounts, of the realm that its login servers ask for.
     pub accounts: u64,
     /// Events of theirs.
     pub events: u64,
+    /// So many of them, or all if they are fewer, are people of the load ([`People::of_the_past`](super::People::of_the_past)).
+    pub people: usize,
 }
 
 /// A broker that was made for this load.
@@ -159,11 +161,19 @@ impl Broker {
     }
 
     /// Gives it a past, before its first start: what the program says of it.
-    pub(super) async fn seed(&mut self, past: Past) -> Result<Vec<u8>, StageError> {
+    pub(super) async fn seed(&mut self, past: Past, realm: &str) -> Result<Vec<u8>, StageError> {
         self.start_max = LONG_START_MAX;
-        let (accounts, events) = (past.accounts.to_string(), past.events.to_string());
-        let sizes = ["--accounts", &accounts, "--events", &events];
-        self.command(&["bench-parts", "seed"], &sizes).await
+        let (accounts, events, people) =
+            (past.accounts.to_string(), past.events.to_string(), past.people.to_string());
+        let phones = self.phones_of_the_past().display().to_string();
+        let whose = ["--realm", realm, "--accounts", &accounts, "--events", &events];
+        let held = ["--phones", &phones, "--phones-of", &people];
+        self.command(&["bench-parts", "seed"], &[&whose[..], &held].concat()).await
+    }
+
+    /// The file with what those hold who are people of the load.
+    pub(super) fn phones_of_the_past(&self) -> PathBuf {
+        self.folder.join("phones")
     }
 
     /// Runs another command of its program while it does not serve; gives what that prints.

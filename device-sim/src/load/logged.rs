@@ -16,6 +16,7 @@ use super::{Stage, StageError};
 pub struct Logged {
     endings: HashMap<Box<str>, Vec<OutcomeKind>>,
     events: u64,
+    opened: u64,
 }
 
 #[derive(Deserialize)]
@@ -35,9 +36,14 @@ struct Event {
 impl Logged {
     /// Reads all of the log.
     pub async fn read(stage: &Stage) -> Result<Self, StageError> {
+        Self::read_from(stage, 1).await
+    }
+
+    /// Reads it from this position on.
+    pub async fn read_from(stage: &Stage, position: u64) -> Result<Self, StageError> {
         let (program, config) = stage.log_reader();
         let mut command = Command::new(program);
-        command.args(["log", "show", "--json", "--config"]).arg(config);
+        command.args(["log", "show", "--json", "--from", &position.to_string(), "--config"]).arg(config);
         command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
         let mut child = command.spawn().map_err(StageError::io("run countersign log show"))?;
         let stdout = child.stdout.take().expect("it was asked for");
@@ -62,6 +68,7 @@ impl Logged {
         let entry: Entry = serde_json::from_str(line)?;
         for event in entry.events {
             self.events += 1;
+            self.opened += u64::from(&*event.r#type == "AccountOpened");
             if let (Some(ending), Some(approval)) = (event.ending(), &event.approval) {
                 self.endings.entry(approval.clone()).or_default().push(ending);
             }
@@ -72,6 +79,11 @@ impl Logged {
     /// The endings of an approval. There should be one.
     pub fn endings(&self, approval_id: &str) -> &[OutcomeKind] {
         self.endings.get(approval_id).map_or(&[], Vec::as_slice)
+    }
+
+    /// How many accounts were opened.
+    pub fn accounts_opened(&self) -> u64 {
+        self.opened
     }
 
     /// How many events were read.

@@ -1,5 +1,5 @@
-//! People, and a phone for each of them. Enrolled through the public interface, a phone waits for its pushes and does
-//! what its owner was cast for.
+//! People, and a phone for each of them: enrolled through the public interface, or of an account that the broker's past has.
+//! It waits for its pushes and does what its owner was cast for.
 
 use std::{
     fmt,
@@ -75,8 +75,7 @@ impl fmt::Debug for Ordered {
 /// People with phones. Their phones listen until this is dropped.
 #[derive(Debug)]
 pub struct People {
-    prefix: Box<str>,
-    count: usize,
+    accounts: Vec<Box<str>>,
     pub(super) desk: Desk,
     _listening: JoinSet<()>,
 }
@@ -84,17 +83,41 @@ pub struct People {
 impl People {
     /// Enrols so many: every other one with an iPhone, every other pair with an Ed25519 key.
     pub async fn enrol(stage: &Stage, count: usize, progress: &Progress) -> Result<Self, StageError> {
-        let desk = Desk::new();
-        let prefix: Box<str> = format!("load-{}", crate::entropy::Names::new().next()).into();
-        let enrolled: Vec<(Phone, Device)> = stream::iter(0..count)
+        let prefix = format!("load-{}", crate::entropy::Names::new().next());
+        let enrolled: Vec<_> = stream::iter(0..count)
             .map(|number| one(stage, format!("{prefix}-{number}"), number))
             .buffer_unordered(ENROLLING_MAX)
             .inspect_ok(|_| progress.one_enrolled())
             .try_collect()
             .await?;
+        Ok(Self::listening(stage, enrolled))
+    }
+
+    /// The people of the broker's [`Past`](super::Past), with phones of the same kinds. A challenge goes to all phones of
+    /// an account: one of them, in turn, is with its owner, and the others are away.
+    pub fn of_the_past(stage: &Stage) -> Result<Self, StageError> {
+        let mut phones_of: Vec<Vec<Phone>> = Vec::new();
+        for phone in stage.phones_of_the_past()? {
+            away(stage, &phone)?;
+            match phones_of.last_mut() {
+                Some(theirs) if theirs[0].account_name() == phone.account_name() => theirs.push(phone),
+                _ => phones_of.push(vec![phone]),
+            }
+        }
+        let with_them = phones_of.into_iter().enumerate().map(|(who, mut theirs)| {
+            let phone = theirs.swap_remove(who % theirs.len());
+            let device = stage.push.connect(phone.push_target().as_str()).expect("its target was made");
+            (phone, device)
+        });
+        Ok(Self::listening(stage, with_them.collect()))
+    }
+
+    fn listening(stage: &Stage, people: Vec<(Phone, Device)>) -> Self {
+        let desk = Desk::new();
+        let accounts = people.iter().map(|(phone, _)| phone.account_name().into()).collect();
         let mut listening = JoinSet::new();
         let mut broker = None;
-        for (mut phone, device) in enrolled {
+        for (mut phone, device) in people {
             // A hundred thousand phones hold one copy of what they know of the broker.
             phone.share_broker(broker.get_or_insert_with(|| Arc::clone(phone.broker())));
             let pocket = Pocket {
@@ -106,23 +129,36 @@ impl People {
             };
             listening.spawn(pocket.listen());
         }
-        Ok(Self { prefix, count, desk, _listening: listening })
+        Self { accounts, desk, _listening: listening }
     }
 
     /// How many.
     pub fn len(&self) -> usize {
-        self.count
+        self.accounts.len()
     }
 
     /// Whether there is nobody.
     pub fn is_empty(&self) -> bool {
-        self.count == 0
+        self.accounts.is_empty()
     }
 
     /// What one is called.
     pub fn account(&self, who: usize) -> String {
-        format!("{}-{who}", self.prefix)
+        self.accounts[who].to_string()
     }
+}
+
+/// The push services know this phone, which is away.
+fn away(stage: &Stage, phone: &Phone) -> Result<(), StageError> {
+    let target = phone.push_target();
+    let service = match target {
+        PushTarget::Apns(_) => Service::Apns,
+        PushTarget::Fcm(_) => Service::Fcm,
+    };
+    stage.push.restore_target(service, None, target.as_str()).map_err(|error| StageError::Enrolment {
+        account: phone.account_name().to_owned(),
+        what: error.to_string(),
+    })
 }
 
 /// One person enrols a phone.

@@ -14,6 +14,7 @@ use tonic::transport::{Channel, Endpoint};
 use super::broker::{Broker, Past, Usage};
 use crate::{
     login::{ApiKey, EnrollingPage, LoginServer},
+    phone::{Phone, StoreError},
     push_services::{Config, PushServices},
     wire::{AddressError, Transport},
 };
@@ -119,6 +120,9 @@ pub enum StageError {
         /// Why.
         what: String,
     },
+    /// The phones of those who have a past cannot be read.
+    #[error(transparent)]
+    Phones(#[from] StoreError),
 }
 
 impl StageError {
@@ -147,7 +151,7 @@ impl Stage {
         let mut broker = Broker::make(program, &home, size.log.as_deref(), &more).await?;
         broker.limit("COUNTERSIGN__LIMITS__LIVE_APPROVALS", size.waiting_max);
         let seeded = match size.past {
-            Some(past) => broker.seed(past).await?,
+            Some(past) => broker.seed(past, REALM).await?,
             None => Vec::new(),
         };
         broker.start().await?;
@@ -220,6 +224,14 @@ impl Stage {
     /// What the program said of the broker's past, if it was given one.
     pub fn seeded(&self) -> &[u8] {
         &self.seeded
+    }
+
+    /// The phones of the first accounts of the broker's past, if it was given one: those of an account one after the other.
+    pub(super) fn phones_of_the_past(&self) -> Result<Vec<Phone>, StageError> {
+        match &self.broker {
+            Some(broker) => Ok(Phone::load_all(&broker.phones_of_the_past())?),
+            None => Ok(Vec::new()),
+        }
     }
 
     /// The folder of the broker's log, if it is ours.

@@ -1,4 +1,4 @@
-//! A phone that outlives its process: one JSON file, for its owner's eyes only.
+//! A phone that outlives its process: one JSON file, for its owner's eyes only; or one line of a file of many.
 
 use std::{
     fs,
@@ -100,12 +100,15 @@ impl Phone {
     pub fn load(folder: &Path) -> Result<Option<Self>, StoreError> {
         let path = folder.join(FILE);
         let Some(text) = read_private(&path)? else { return Ok(None) };
-        let damaged = |problem: String| StoreError::Damaged { path: path.clone(), problem };
-        let stored: Stored = serde_json::from_str(&text).map_err(|error| damaged(error.to_string()))?;
-        if stored.version != VERSION {
-            return Err(damaged(format!("its version is {}", stored.version)));
-        }
-        Self::restored(stored).map(Some).map_err(damaged)
+        Self::parsed(&text).map(Some).map_err(|problem| StoreError::Damaged { path, problem })
+    }
+
+    /// The phones of a file that has one on each line, as `countersign bench-parts seed --phones` writes it.
+    pub fn load_all(file: &Path) -> Result<Vec<Self>, StoreError> {
+        let missing = || StoreError::Io { path: file.to_owned(), source: io::ErrorKind::NotFound.into() };
+        let text = read_private(file)?.ok_or_else(missing)?;
+        let damaged = |problem| StoreError::Damaged { path: file.to_owned(), problem };
+        text.lines().map(|line| Self::parsed(line).map_err(damaged)).collect()
     }
 
     /// Takes the phone that was saved in `folder` away; with it goes its key.
@@ -139,6 +142,14 @@ impl Phone {
             },
             key: self.key.stored(),
         }
+    }
+
+    fn parsed(text: &str) -> Result<Self, String> {
+        let stored: Stored = serde_json::from_str(text).map_err(|error| error.to_string())?;
+        if stored.version != VERSION {
+            return Err(format!("its version is {}", stored.version));
+        }
+        Self::restored(stored)
     }
 
     fn restored(stored: Stored) -> Result<Self, String> {

@@ -1,7 +1,9 @@
 //! A log with a past: accounts that are enrolled, and sign-ins of the last weeks, sealed and in their streams as a broker
-//! writes them. Only what phones and login servers would have signed or asked for is made up.
+//! writes them. Only what phones and login servers would have signed or asked for is made up; the keys of phones are real.
 
-use std::{sync::Arc, time::Duration};
+mod phone;
+
+use std::{path::PathBuf, sync::Arc, time::Duration};
 
 use anyhow::Context as _;
 use bytes::Bytes;
@@ -9,6 +11,7 @@ use clap::Args;
 use countersign::{
     broker::Foundations,
     clock::{Clock, ManualClock, SystemClock},
+    config::Config,
     decider::{
         self, Decider,
         codec::{
@@ -25,21 +28,26 @@ use countersign_domain::{
     challenge::{Names, challenge, trial_challenge},
     command::Refusal,
     event::{
-        AuthenticatorBound, Context, EnrolmentBegun, Identity, Platform, PushServiceKind, PushTarget,
-        Question, Request, SignedMessage, TrialRequested,
+        AuthenticatorBound, Context, EnrolmentBegun, Identity, Question, Request, SignedMessage,
+        TrialRequested,
     },
     limits,
     number::{MatchNumber, Salt},
     policy::Policy,
     text::{DisplayText, Realm},
 };
-use countersign_envelope::{EnrolmentCode, SigningKey};
+use countersign_envelope::EnrolmentCode;
 use futures::{StreamExt as _, TryStreamExt as _, stream};
 use indicatif::ProgressBar;
 use serde::Serialize;
+use zeroize::Zeroizing;
 
+use self::phone::Phone;
 use super::stopwatch;
-use crate::{ConfigFile, commands::serve::foundations};
+use crate::{
+    ConfigFile,
+    commands::{admin::write_private, serve::foundations},
+};
 
 /// So many accounts have something happen to them at a time.
 const AT_A_TIME: usize = 2_048;
@@ -58,15 +66,29 @@ const LOGIN: &str = "Bench";
 pub(crate) struct Options {
     #[command(flatten)]
     config: ConfigFile,
-    /// So many accounts are enrolled: bench-1, bench-2, ... of the realm `bench`
+    /// So many accounts are enrolled: bench-0, bench-1, ...
     #[arg(long, value_name = "N", default_value_t = 1_000, value_parser = clap::value_parser!(u64).range(1..=10_000_000))]
     accounts: u64,
+    /// Their realm: a relying party of this realm can ask for them
+    #[arg(long, value_name = "REALM", default_value = "bench", value_parser = realm)]
+    realm: Realm,
     /// Each with so many authenticators
     #[arg(long, value_name = "N", default_value_t = 2, value_parser = clap::value_parser!(u8).range(1..=10))]
     authenticators: u8,
     /// They sign in until the log has so many events of theirs, in the order of two months
     #[arg(long, value_name = "N", default_value_t = 100_000)]
     events: u64,
+    /// Writes here what their phones hold, private keys and all, for people of `device-sim` to sign in with: for each phone a
+    /// line of JSON, as `device-sim phone` keeps one, those of an account together (mode 0600; there must be no such file)
+    #[arg(long, value_name = "FILE")]
+    phones: Option<PathBuf>,
+    /// The phones of the first N accounts; of all, if they are fewer
+    #[arg(long, value_name = "N", default_value_t = 1_000, requires = "phones")]
+    phones_of: u64,
+}
+
+fn realm(text: &str) -> Result<Realm, String> {
+    Realm::parse(text).map_err(|error| error.to_string())
 }
 
 /// What was put into the log.
@@ -76,6 +98,8 @@ pub(crate) struct Seeded {
     authenticators: u64,
     events: u64,
     entries: u64,
+    /// The position of the last of them.
+    last_position: u64,
     /// Bytes of the events, as they stand in the log.
     event_bytes: u64,
     seconds: f64,
@@ -95,7 +119,11 @@ pub(super) async fn run(options: &Options) -> anyhow::Result<Seeded> {
     let Foundations { log, keys, .. } = foundations(&config).await?;
     let seeder = Seeder::new(log, keys, options);
     let started = stopwatch::now();
-    seeder.enrol(options).await?;
+    let held = seeder.enrol(options, &config).await?;
+    if let Some(file) = &options.phones {
+        write_private(file, held.trim_end())?;
+    }
+    drop(held);
     let bar = ProgressBar::new(options.events);
     let (rounds, mut memory, mut look_at) = (Seeder::rounds(options), Vec::new(), MEMORY_FROM_EVENTS);
     for round in 0..rounds {
@@ -118,6 +146,7 @@ struct Seeder {
     log: Arc<dyn EventLog>,
     keys: Arc<Keys>,
     codec: AccountCodec,
+    realm: Realm,
     accounts: Decider<AccountCodec>,
     clock: Arc<ManualClock>,
     now: Timestamp,
@@ -133,7 +162,7 @@ impl Seeder {
         let cached = cached.try_into().unwrap_or(std::num::NonZeroUsize::MIN);
         let accounts = Decider::new(Arc::clone(&log), Arc::clone(&clock) as _, codec.clone(), cached);
         let first = log.head().map_or(0, countersign::log::Position::number);
-        Self { log, keys, codec, accounts, clock, now, first }
+        Self { log, keys, codec, realm: options.realm.clone(), accounts, clock, now, first }
     }
 
     fn rounds(options: &Options) -> u64 {
@@ -156,20 +185,28 @@ impl Seeder {
             authenticators: options.accounts * u64::from(options.authenticators),
             events: events(options, rounds),
             entries: entries - self.first,
+            last_position: entries,
             event_bytes,
             seconds,
             memory: Vec::new(),
         })
     }
 
-    /// Each account opens with its authenticators, in one entry.
-    async fn enrol(&self, options: &Options) -> anyhow::Result<()> {
+    /// Each account opens with its authenticators, in one entry. What those phones hold that are to be written down.
+    async fn enrol(&self, options: &Options, config: &Config) -> anyhow::Result<Zeroizing<String>> {
+        let held_of = if options.phones.is_some() { options.phones_of } else { 0 };
         let bar = ProgressBar::new(options.accounts);
         let enrolled = stream::iter(0..options.accounts).map(async |number| {
             let (account, identity) = self.account(number);
             let mut events = vec![Event::Opened(identity.clone())];
+            let mut held = Zeroizing::new(String::new());
             for phone in 0..options.authenticators {
-                events.extend(self.authenticator(account, &identity, number, phone));
+                let phone = Phone::draw(number, phone);
+                let authenticator = AuthenticatorId::new(account, bytes());
+                events.extend(self.bound(&phone, authenticator, &identity, number));
+                if number < held_of {
+                    held.push_str(&phone.held((config, &self.keys), &identity, authenticator));
+                }
             }
             let append = Append {
                 stream: self.codec.stream(account),
@@ -180,32 +217,32 @@ impl Seeder {
             };
             self.log.append(append).await.with_context(|| format!("account {number}"))?;
             bar.inc(1);
-            Ok::<_, anyhow::Error>(())
+            Ok::<_, anyhow::Error>(held)
         });
-        enrolled.buffer_unordered(AT_A_TIME).try_collect::<()>().await?;
+        let together = async |mut all: Zeroizing<String>, held: Zeroizing<String>| {
+            all.push_str(&held);
+            Ok(all)
+        };
+        let held = enrolled.buffered(AT_A_TIME).try_fold(Zeroizing::default(), together).await?;
         bar.finish_and_clear();
-        Ok(())
+        Ok(held)
     }
 
     fn account(&self, number: u64) -> (AccountId, Identity) {
-        let realm = Realm::recorded("bench");
         let name = DisplayText::recorded(&format!("bench-{number}"));
-        (self.keys.account_id(&realm, &name), Identity { realm, name })
+        (self.keys.account_id(&self.realm, &name), Identity { realm: self.realm.clone(), name })
     }
 
-    fn authenticator(&self, account: AccountId, identity: &Identity, number: u64, phone: u8) -> [Event; 4] {
+    fn bound(
+        &self,
+        phone: &Phone,
+        authenticator: AuthenticatorId,
+        identity: &Identity,
+        number: u64,
+    ) -> [Event; 4] {
         let now = self.clock.now();
-        let random: [u8; 8] = bytes();
-        let (enrolment, authenticator) =
-            (EnrolmentId::new(account, random), AuthenticatorId::new(account, random));
+        let enrolment = EnrolmentId::new(authenticator.account(), bytes());
         let expires_at = now.plus(limits::ENROLMENT_LIFETIME);
-        let key = SigningKey::ed25519(&bytes()).public_key();
-        let (platform, service) = if phone == 0 {
-            (Platform::Ios, PushServiceKind::Apns)
-        } else {
-            (Platform::Android, PushServiceKind::Fcm)
-        };
-        let token = data_encoding::HEXLOWER.encode(&bytes::<32>());
         let (match_number, salt) = number_and_salt(number);
         let (payload, commitment) = trial_challenge(
             self.keys.broker_id(),
@@ -226,10 +263,10 @@ impl Seeder {
             Event::AuthenticatorBound(AuthenticatorBound {
                 authenticator,
                 enrolment,
-                key,
-                platform,
-                device_name: DisplayText::recorded("A phone of the bench"),
-                push_target: PushTarget::recorded(service, &token),
+                key: phone.key.clone(),
+                platform: phone.platform,
+                device_name: DisplayText::recorded(phone::NAME),
+                push_target: phone.push_target.clone(),
                 claim_hash: bytes(),
             }),
             Event::TrialRequested(TrialRequested { enrolment, authenticator, question, expires_at }),
