@@ -34,6 +34,7 @@ use std::sync::{Arc, PoisonError, RwLock, mpsc};
 
 use bytes::Bytes;
 
+use super::FOLD_BYTES_MAX;
 use super::committer::version_at;
 use super::entry::{Position, StreamId, StreamKind, Version};
 use super::error::DiskError;
@@ -371,7 +372,9 @@ impl Listed {
         let mut place = [0; 12];
         place[..4].copy_from_slice(&file.to_be_bytes());
         place[4..].copy_from_slice(&bytes[25..]);
-        Some(Self { stream, version, place: Place::unpack(place) })
+        let place = Place::unpack(place);
+        // Room is made for so many, before anything is read: nobody keeps more.
+        (place.length as usize <= FOLD_BYTES_MAX).then_some(Self { stream, version, place })
     }
 }
 
@@ -488,6 +491,38 @@ fn numbers_in(folder: &Path) -> io::Result<Vec<u32>> {
     }
     numbers.sort_unstable();
     Ok(numbers)
+}
+
+/// A fold: of which stream, up to which version, and its bytes.
+#[doc(hidden)]
+pub type KeptFold = (StreamId, Version, Bytes);
+
+/// Keeps folds in a new folder, as a log of this journal does. For the fuzzer.
+#[doc(hidden)]
+pub fn keep_folds(folder: &Path, journal: [u8; 16], kept: Vec<KeptFold>) -> Result<(), DiskError> {
+    let (behind, waiting) = Behind::new();
+    for (stream, version, bytes) in kept {
+        behind.keep(Fold { stream, version, bytes });
+    }
+    drop(behind);
+    Writer::new(Arc::new(Folds::open(folder, journal, None)?)).run(&waiting);
+    Ok(())
+}
+
+/// The folds that a log of this journal, which ends with `head`, finds in a folder. For the fuzzer, which meets a disk's
+/// bytes here.
+#[doc(hidden)]
+pub fn folds_in(folder: &Path, journal: [u8; 16], head: Position) -> Result<Vec<KeptFold>, DiskError> {
+    let folds = Folds::open(folder, journal, Some(head))?;
+    let streams: Vec<_> = {
+        let places = folds.places.read().unwrap_or_else(PoisonError::into_inner);
+        places.keys().copied().collect()
+    };
+    let loaded = streams.into_iter().filter_map(|stream| {
+        let (version, bytes) = folds.load(stream, version_at(head))?;
+        Some((stream, version, bytes))
+    });
+    Ok(loaded.collect())
 }
 
 #[cfg(test)]

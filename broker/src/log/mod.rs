@@ -72,10 +72,16 @@ pub use entry::{
     Position, StreamId, StreamKind, Urgency, Version,
 };
 pub use error::{AppendError, Contradiction, Corruption, Damage, DiskError, Fault, ReadError, StartError};
+#[doc(hidden)]
+pub use folds::{KeptFold, folds_in, keep_folds};
+#[doc(hidden)]
+pub use journal::archive::{packed, unpacked};
 pub use local::{LocalLog, LogConfig};
 pub use lock::is_in_use;
 pub use memory::{Crash, MemoryLog};
 pub use offline::{Ending, Entries, OfflineLog};
+#[doc(hidden)]
+pub use reading::{group_entries, group_value};
 #[doc(hidden)]
 pub use snapshots::{heads_again, snapshot_again};
 pub use verify::{Report, SegmentReport, verify};

@@ -217,18 +217,13 @@ impl Part {
     pub(crate) fn group(&self, group: Position) -> Result<Option<Vec<u8>>, StoreError> {
         let key = group.number().to_be_bytes();
         let value = self.call(|sled| sled.entries.get(key))?;
-        Ok(value.and_then(|value| {
-            let (crc, body) = value.split_at_checked(CRC_BYTES)?;
-            (*crc == checksum(key, body).to_be_bytes()).then(|| body.to_vec())
-        }))
+        Ok(value.and_then(|value| body_in(key, &value).map(<[u8]>::to_vec)))
     }
 
     /// Puts the entries of a group there, each behind its length.
     pub(crate) fn put_group(&self, group: Position, body: &[u8]) -> Result<(), StoreError> {
         let key = group.number().to_be_bytes();
-        let mut value = Vec::with_capacity(CRC_BYTES + body.len());
-        value.extend_from_slice(&checksum(key, body).to_be_bytes());
-        value.extend_from_slice(body);
+        let value = value_of(key, body);
         self.make_keys_ahead(group)?;
         self.call(|sled| sled.entries.insert(key, value).map(drop))
     }
@@ -326,6 +321,20 @@ fn position_in(bytes: &[u8]) -> Option<Position> {
 fn group_in_key(key: &[u8]) -> Option<Position> {
     let group = position_in(key)?;
     (group_of(group) == group).then_some(group)
+}
+
+/// The value that a group's entries are kept in.
+pub(crate) fn value_of(key: [u8; 8], body: &[u8]) -> Vec<u8> {
+    let mut value = Vec::with_capacity(CRC_BYTES + body.len());
+    value.extend_from_slice(&checksum(key, body).to_be_bytes());
+    value.extend_from_slice(body);
+    value
+}
+
+/// The entries in a value, each behind its length; none if it is not as it was put there.
+pub(crate) fn body_in(key: [u8; 8], value: &[u8]) -> Option<&[u8]> {
+    let (crc, body) = value.split_at_checked(CRC_BYTES)?;
+    (*crc == checksum(key, body).to_be_bytes()).then_some(body)
 }
 
 fn checksum(key: [u8; 8], body: &[u8]) -> u32 {

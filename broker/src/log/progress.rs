@@ -34,7 +34,7 @@ impl Progress {
 
     /// So many bytes more are done.
     pub(crate) fn advance(&mut self, bytes: u64) {
-        self.done += bytes;
+        self.done = self.done.saturating_add(bytes);
         if let Some(bar) = &self.bar {
             bar.set_position(self.done);
             return;

@@ -13,7 +13,7 @@ use super::error::{Corruption, Damage, Fault, ReadError};
 use super::format::{decode_entry, encode, split_entries};
 use super::heads::Heads;
 use super::journal::reader::JournalReader;
-use super::part::{GROUP_ENTRIES, group_last, group_of};
+use super::part::{GROUP_ENTRIES, body_in, group_last, group_of, value_of};
 use super::recent::Recent;
 use super::store::Store;
 
@@ -125,13 +125,7 @@ impl Sources {
                 return None;
             }
         };
-        let positions = std::iter::successors(Some(group), |position| Some(position.next()));
-        let wanted =
-            positions.zip(split_entries(&body)).filter(|(position, _)| (from..=to).contains(position));
-        let entries = wanted.map(|(position, entry)| {
-            decode_entry(&Bytes::copy_from_slice(entry.ok()?), position).ok().map(Arc::new)
-        });
-        entries.collect::<Option<Vec<_>>>().filter(|entries| !entries.is_empty())
+        entries_in(group, &body, from, to)
     }
 
     /// Puts a group that the store has lost there again, from the journal.
@@ -320,3 +314,31 @@ impl Follower {
 }
 
 const _: () = assert!(CHUNK_ENTRIES >= GROUP_ENTRIES, "a group is mended in one piece");
+
+/// The entries of a group from `from` to `to`, of which each stands behind its length; none if one of them cannot be
+/// read, or there are none.
+fn entries_in(group: Position, body: &[u8], from: Position, to: Position) -> Option<Vec<Arc<Entry>>> {
+    let positions = std::iter::successors(Some(group), |position| Some(position.next()));
+    let wanted = positions.zip(split_entries(body)).filter(|(position, _)| (from..=to).contains(position));
+    let entries = wanted.map(|(position, entry)| {
+        decode_entry(&Bytes::copy_from_slice(entry.ok()?), position).ok().map(Arc::new)
+    });
+    entries.collect::<Option<Vec<_>>>().filter(|entries| !entries.is_empty())
+}
+
+/// The store's value for the group that begins with this position, of these entries. For the fuzzer.
+#[doc(hidden)]
+pub fn group_value(group: Position, entries: &[Arc<Entry>]) -> Vec<u8> {
+    let mut body = Vec::new();
+    for entry in entries {
+        encode(entry, &mut body);
+    }
+    value_of(group.number().to_be_bytes(), &body)
+}
+
+/// What is read of such a value; none if it is not as it was put there. For the fuzzer, which meets a disk's bytes here.
+#[doc(hidden)]
+pub fn group_entries(group: Position, value: &[u8]) -> Option<Vec<Arc<Entry>>> {
+    let body = body_in(group.number().to_be_bytes(), value)?;
+    entries_in(group, body, group, group_last(group))
+}

@@ -4,12 +4,26 @@
 //! Real values are what the code writes today, and the seeds: files in `corpus`, one folder for each target, of which
 //! each says by its name what it is. `FUZZ_SEEDS=write` adds what the code writes today to them.
 
-use std::{env, fs, panic::AssertUnwindSafe, path::PathBuf, sync::Once, time::Duration};
+use std::{
+    cell::Cell,
+    env, fs,
+    panic::{AssertUnwindSafe, UnwindSafe, catch_unwind},
+    path::PathBuf,
+    sync::Once,
+    time::Duration,
+};
 
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
 /// What a test takes, unless `FUZZ_SECONDS` says otherwise.
 const SECONDS: u64 = 2;
+
+/// What a target has to see that its parser is broken. It takes most of them less than one.
+const SECONDS_TO_FIND: u64 = 30;
+
+thread_local! {
+    static SECONDS_NOW: Cell<u64> = const { Cell::new(SECONDS) };
+}
 
 /// No parser of a few kilobytes needs so much, nor do all of them at once: whoever believes a length of gigabytes is
 /// ended by this.
@@ -46,11 +60,19 @@ pub fn fuzz(name: &str, real: &[(&str, Vec<u8>)], target: impl Fn(&[u8])) {
     let seconds = env::var("FUZZ_SECONDS").ok().and_then(|seconds| seconds.parse().ok());
     bolero::check!()
         .with_max_len(2_048)
-        .with_test_time(Duration::from_secs(seconds.unwrap_or(SECONDS)))
+        .with_test_time(Duration::from_secs(seconds.unwrap_or(SECONDS_NOW.get())))
         .for_each(|bytes| {
             let target = &target;
             (target.0)(&input(&real, bytes));
         });
+}
+
+/// Whether a target fails that is given a broken parser.
+pub fn is_found(fault: impl FnOnce() + UnwindSafe) -> bool {
+    SECONDS_NOW.set(SECONDS_TO_FIND);
+    let found = catch_unwind(fault).is_err();
+    SECONDS_NOW.set(SECONDS);
+    found
 }
 
 /// From here on, an allocation that would take this process beyond [`MEMORY_BYTES_MAX`] fails.

@@ -14,6 +14,7 @@ use super::{
 };
 use crate::{
     api::auth::Caller,
+    keys::Keys,
     signin::{Error, request::NewRequest, request::Opened, wait::Standing},
     telemetry::{
         metrics::{labels, metrics},
@@ -116,40 +117,12 @@ impl Services {
     }
 
     async fn open(&self, caller: &Caller, request: &v1::RequestApprovalRequest) -> Result<Opened, Status> {
-        let new = self.new_request(caller, request)?;
+        let new = new_request(&self.sign_in.keys, self.free_text, caller, request)?;
         let opened = self.sign_in.request(new).await.map_err(login)?;
         // Its ending has a line of its own, with the reason of a refusal; this one also tells of a repeated request.
         tracing::info!(approval = %opened.id, relying_party = %caller.id, "requested");
         traces::about(opened.id, caller.id);
         Ok(opened)
-    }
-
-    fn new_request(
-        &self,
-        caller: &Caller,
-        request: &v1::RequestApprovalRequest,
-    ) -> Result<NewRequest, Status> {
-        let mut fields = Fields::default();
-        let identity = fields.account(caller, request.account.as_ref());
-        let application = fields.application(caller, &request.application);
-        let context = fields.context(request.context.as_ref(), self.free_text);
-        let session_binding = fields.session_binding(&request.session_binding);
-        let idempotency = fields.idempotency(caller, request);
-        let lifetime = fields.lifetime(request.lifetime.as_ref());
-        let made =
-            (|| Some((identity?, application?, context?, session_binding?, idempotency?, lifetime?)))();
-        let (identity, application, context, session_binding, idempotency, lifetime) = fields.done(made)?;
-        allowed_realm(caller, &identity)?;
-        Ok(NewRequest {
-            relying_party: caller.id,
-            relying_party_name: caller.registration.name.clone(),
-            account: self.sign_in.keys.account_id(&identity.realm, &identity.name),
-            application,
-            context,
-            session_binding,
-            idempotency,
-            lifetime,
-        })
     }
 
     async fn updates(
@@ -172,6 +145,35 @@ impl Services {
             updates: updates.into_iter().map(messages::update).collect(),
         }))
     }
+}
+
+/// What a login server asks for, its fields checked.
+pub(super) fn new_request(
+    keys: &Keys,
+    free_text: bool,
+    caller: &Caller,
+    request: &v1::RequestApprovalRequest,
+) -> Result<NewRequest, Status> {
+    let mut fields = Fields::default();
+    let identity = fields.account(caller, request.account.as_ref());
+    let application = fields.application(caller, &request.application);
+    let context = fields.context(request.context.as_ref(), free_text);
+    let session_binding = fields.session_binding(&request.session_binding);
+    let idempotency = fields.idempotency(caller, request);
+    let lifetime = fields.lifetime(request.lifetime.as_ref());
+    let made = (|| Some((identity?, application?, context?, session_binding?, idempotency?, lifetime?)))();
+    let (identity, application, context, session_binding, idempotency, lifetime) = fields.done(made)?;
+    allowed_realm(caller, &identity)?;
+    Ok(NewRequest {
+        relying_party: caller.id,
+        relying_party_name: caller.registration.name.clone(),
+        account: keys.account_id(&identity.realm, &identity.name),
+        application,
+        context,
+        session_binding,
+        idempotency,
+        lifetime,
+    })
 }
 
 fn approval_id(text: &str) -> Result<ApprovalId, Status> {

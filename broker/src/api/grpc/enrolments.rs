@@ -91,12 +91,18 @@ impl Services {
         caller: &Caller,
         account: Option<&v1::AccountName>,
     ) -> Result<(AccountId, Identity), Status> {
-        let mut fields = Fields::default();
-        let identity = fields.account(caller, account);
-        let identity = fields.done(identity)?;
-        allowed_realm(caller, &identity)?;
+        let identity = identity(caller, account)?;
         Ok((self.sign_in.keys.account_id(&identity.realm, &identity.name), identity))
     }
+}
+
+/// Who an account is that the relying party may name.
+pub(super) fn identity(caller: &Caller, account: Option<&v1::AccountName>) -> Result<Identity, Status> {
+    let mut fields = Fields::default();
+    let identity = fields.account(caller, account);
+    let identity = fields.done(identity)?;
+    allowed_realm(caller, &identity)?;
+    Ok(identity)
 }
 
 fn enrolment_id(text: &str) -> Result<EnrolmentId, Status> {

@@ -10,6 +10,8 @@ mod fields;
 mod front;
 mod messages;
 mod often;
+#[doc(hidden)]
+pub mod read;
 mod receive;
 mod status;
 

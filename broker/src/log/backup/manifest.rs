@@ -108,8 +108,9 @@ impl Manifest {
         self.files.iter().find(|file| file.path == path)
     }
 
-    /// Reads the manifest of a backup; none if there is no backup.
-    pub(crate) fn read(folder: &Path) -> Result<Option<Self>, Error> {
+    /// Reads the manifest of a backup; none if there is no backup. Public for the fuzzer, which meets a disk's bytes here.
+    #[doc(hidden)]
+    pub fn read(folder: &Path) -> Result<Option<Self>, Error> {
         let path = folder.join(NAME);
         let mut text = Vec::new();
         match File::open(&path).and_then(|file| file.take(BYTES_MAX + 1).read_to_end(&mut text)) {
@@ -136,7 +137,8 @@ impl Manifest {
     }
 
     /// Writes it in the place of the one before it.
-    pub(crate) fn write(&self, folder: &Path) -> Result<(), DiskError> {
+    #[doc(hidden)]
+    pub fn write(&self, folder: &Path) -> Result<(), DiskError> {
         write_private(folder, MAKING, &self.to_bytes())?;
         let path = folder.join(NAME);
         fs::rename(folder.join(MAKING), &path).map_err(|error| DiskError::new("make", &path, &error))?;

@@ -215,8 +215,8 @@ pub fn check(from: &Path) -> Result<Manifest, Error> {
     // The first one may have been interrupted.
     let manifest = Manifest::read(from)?.filter(|manifest| !manifest.files.is_empty());
     let manifest = manifest.ok_or_else(|| Error::NoBackup { folder: from.to_owned() })?;
-    let mut progress =
-        Progress::new("reading the backup", manifest.files.iter().map(|file| file.bytes).sum());
+    let bytes = manifest.files.iter().fold(0_u64, |sum, file| sum.saturating_add(file.bytes));
+    let mut progress = Progress::new("reading the backup", bytes);
     for file in &manifest.files {
         let path = from.join(&file.path);
         let mut sum = Sum::default();

@@ -169,11 +169,8 @@ impl<'a> Packer<'a> {
     /// Writes the record of what was given since the last one.
     fn pack(&mut self) -> Result<(), DiskError> {
         let (room, body) = self.record.split_at_mut(RECORD_HEADER_BYTES);
-        let length = u32::try_from(self.entries.len()).expect("a record is within its limit");
-        body[..UNPACKED_LENGTH_BYTES].copy_from_slice(&length.to_be_bytes());
-        let packed = lz4_flex::block::compress_into(&self.entries, &mut body[UNPACKED_LENGTH_BYTES..])
-            .expect("there is room for what cannot be compressed");
-        let body = &body[..UNPACKED_LENGTH_BYTES + packed];
+        let body_bytes = pack(&self.entries, body);
+        let body = &body[..body_bytes];
         let header = RecordHeader {
             kind: RecordKind::Packed,
             body_bytes: u32::try_from(body.len()).expect("a record is within its limit"),
@@ -183,7 +180,7 @@ impl<'a> Packer<'a> {
         };
         room.copy_from_slice(&header.encode(self.header.seed()));
         let record = std::mem::take(&mut self.record);
-        let written = self.write(&record[..RECORD_HEADER_BYTES + UNPACKED_LENGTH_BYTES + packed]);
+        let written = self.write(&record[..RECORD_HEADER_BYTES + body_bytes]);
         self.record = record;
         self.first = header.last().unwrap_or(self.first).next();
         self.count = 0;
@@ -212,6 +209,15 @@ impl<'a> Packer<'a> {
     }
 }
 
+/// Packs entries, each behind its length, into the body of a record; gives the length of that.
+fn pack(entries: &[u8], body: &mut [u8]) -> usize {
+    let length = u32::try_from(entries.len()).expect("a record is within its limit");
+    body[..UNPACKED_LENGTH_BYTES].copy_from_slice(&length.to_be_bytes());
+    let packed = lz4_flex::block::compress_into(entries, &mut body[UNPACKED_LENGTH_BYTES..])
+        .expect("there is room for what cannot be compressed");
+    UNPACKED_LENGTH_BYTES + packed
+}
+
 /// Unpacks the body of a packed record.
 pub(crate) fn unpack(body: &[u8], entries: &mut Vec<u8>) -> Result<(), Malformed> {
     const NOT_PACKED: Malformed = Malformed("its record cannot be unpacked");
@@ -225,4 +231,21 @@ pub(crate) fn unpack(body: &[u8], entries: &mut Vec<u8>) -> Result<(), Malformed
         Ok(unpacked) if unpacked == length => Ok(()),
         _ => Err(NOT_PACKED),
     }
+}
+
+/// The body of a packed record that is made of these bytes, as whoever archives makes it. For the fuzzer.
+#[doc(hidden)]
+pub fn packed(entries: &[u8]) -> Vec<u8> {
+    let mut body = vec![0; RECORD_BYTES_MAX];
+    let length = pack(entries, &mut body);
+    body.truncate(length);
+    body
+}
+
+/// What is unpacked from the body of a packed record; none if it is none. For the fuzzer, which meets a disk's bytes
+/// here.
+#[doc(hidden)]
+pub fn unpacked(body: &[u8]) -> Option<Vec<u8>> {
+    let mut entries = Vec::new();
+    unpack(body, &mut entries).ok().map(|()| entries)
 }
