@@ -2,12 +2,8 @@
 
 use std::sync::Arc;
 
-use bytes::Bytes;
 use countersign::{
-    api::{
-        grpc::{Counted, Front},
-        listen::{Answers, Peer, Server},
-    },
+    api::listen::{Peer, Server},
     broker::{Assembled, Foundations},
     clock::Clock,
     decider::codec::AccountCodec,
@@ -18,14 +14,12 @@ use countersign::{
     telemetry::metrics::labels::Listener,
 };
 use countersign_proto::v1::{self, administration_server::Administration as _};
-use http_body_util::{BodyExt as _, Collected, Full};
-use hyper::{Request, Response, body::Incoming};
-use prost::Message as _;
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    chance::SeededEntropy,
-    mutation::{Mutation, Tampered},
+    chance::BrokerEntropy,
+    door::Door,
+    mutation::Tampered,
     net::{PORT, Wire},
     stage::{APPLICATION, Credentials, REALM, Stage},
 };
@@ -37,7 +31,7 @@ pub(crate) async fn run(stage: Arc<Stage>) -> Result<(), Failed> {
     let start = stage.next_start();
     stage.witness.note(format!("the broker starts, {start}"));
     let clock: Arc<dyn Clock> = Arc::clone(&stage.clock) as _;
-    let entropy: Arc<dyn Entropy> = Arc::new(SeededEntropy::of(&format!("broker {start}"), stage.seed));
+    let entropy: Arc<dyn Entropy> = Arc::new(BrokerEntropy::of(&format!("broker {start}"), stage.seed));
     let codec = AccountCodec::new(Arc::clone(&stage.keys), Arc::clone(&entropy));
     let tampered = Tampered::new(
         stage.log(),
@@ -55,10 +49,10 @@ pub(crate) async fn run(stage: Arc<Stage>) -> Result<(), Failed> {
     let Assembled { services, administration, accounts, work } =
         Assembled::new(&stage.config, on, push, AllLive::default(), stopping.clone()).await?;
     stage.serves(accounts, Arc::clone(&administration.index));
-    let looked_at =
-        LookedAt { front: services.public().await, tampered: stage.mutation.is_some().then_some(tampered) };
+    let tampered = stage.mutation.is_some().then_some(tampered);
+    let door = Door { front: services.public().await, tampered };
     let limits = stage.config.limits.of_listener();
-    let server = Server::new(looked_at, limits, Listener::Public, stopping);
+    let server = Server::new(door, limits, Listener::Public, stopping);
     let listener = turmoil::net::TcpListener::bind(("0.0.0.0", PORT)).await?;
     let mut workers = work.begin();
     if start == 0 {
@@ -102,40 +96,4 @@ async fn register(
     let [sign_in, enrolment] = keys.try_into().expect("two were issued");
     stage.issue(Credentials { sign_in, enrolment });
     Ok(())
-}
-
-/// The broker's services. A mutation sees the envelopes of answers as they come in.
-#[derive(Clone)]
-struct LookedAt {
-    front: Front,
-    tampered: Option<Tampered>,
-}
-
-impl Answers for LookedAt {
-    type Body = Counted;
-
-    async fn answer(self, request: Request<Incoming>) -> Response<Counted> {
-        match self.tampered {
-            Some(tampered) if request.uri().path().ends_with("/SubmitAnswer") => {
-                let (parts, body) = request.into_parts();
-                let bytes = body.collect().await.map(Collected::to_bytes).unwrap_or_default();
-                tampered.look_at_answer(&bytes).await;
-                self.front.call(Request::from_parts(parts, Full::new(bytes))).await
-            }
-            _ => self.front.call(request).await,
-        }
-    }
-}
-
-impl Tampered {
-    async fn look_at_answer(&self, bytes: &Bytes) {
-        // gRPC: a flag and a length of four bytes, then the message.
-        let message = bytes.get(5..).and_then(|message| v1::SubmitAnswerRequest::decode(message).ok());
-        let Some(envelope) = message.and_then(|message| message.answer) else { return };
-        let hash = crate::ledger::answer_hash(&envelope);
-        self.captured.lock().expect("nobody panics").insert(hash, envelope.clone());
-        if self.mutation == Some(Mutation::SignatureNotChecked) && envelope.signature[..] == [0; 64] {
-            self.take_unchecked(&envelope).await;
-        }
-    }
 }

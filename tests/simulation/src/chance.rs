@@ -49,9 +49,36 @@ impl Chance {
     }
 }
 
+/// Numbers are nearly all drawn from so many: they collide often, and have six digits, which do not stand anywhere by
+/// chance.
+const NUMBERS: u64 = 64;
+
 /// The randomness of a broker.
 #[derive(Debug)]
+pub(crate) struct BrokerEntropy(Mutex<Chance>);
+
+/// Whoever else needs some.
+#[derive(Debug)]
 pub(crate) struct SeededEntropy(Mutex<Chance>);
+
+impl BrokerEntropy {
+    pub(crate) fn of(name: &str, seed: u64) -> Self {
+        Self(Mutex::new(Chance::of(name, seed)))
+    }
+}
+
+impl Entropy for BrokerEntropy {
+    /// Four bytes are drawn for a number, and for nothing else.
+    fn fill(&self, bytes: &mut [u8]) {
+        let mut chance = self.0.lock().expect("drawing does not panic");
+        if bytes.len() == 4 && chance.happens(90) {
+            let one_of_few = sha256(&chance.number(1..=NUMBERS).to_be_bytes());
+            bytes.copy_from_slice(&one_of_few[..4]);
+        } else {
+            chance.0.fill_bytes(bytes);
+        }
+    }
+}
 
 impl SeededEntropy {
     pub(crate) fn of(name: &str, seed: u64) -> Self {

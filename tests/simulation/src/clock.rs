@@ -17,7 +17,7 @@ pub(crate) struct SimClock {
     /// Where nobody's turn it is.
     elapsed_ms: AtomicU64,
     set_by_ms: AtomicI64,
-    was_set: AtomicU64,
+    times_set: AtomicU64,
 }
 
 impl SimClock {
@@ -29,12 +29,12 @@ impl SimClock {
     /// Somebody sets it, forward or back.
     pub(crate) fn set_by(&self, ms: i64) {
         self.set_by_ms.fetch_add(ms, Ordering::Relaxed);
-        self.was_set.fetch_add(1, Ordering::Relaxed);
+        self.times_set.fetch_add(1, Ordering::Relaxed);
     }
 
-    /// Whether somebody has set it so far.
-    pub(crate) fn was_set(&self) -> bool {
-        self.was_set.load(Ordering::Relaxed) > 0
+    /// How often somebody has set it so far.
+    pub(crate) fn times_set(&self) -> u64 {
+        self.times_set.load(Ordering::Relaxed)
     }
 }
 

@@ -7,7 +7,7 @@
 //!
 //! - [`run`](run()): the cast, the faults, the quiet afterwards;
 //! - `stage`: what all share; `chance`, `clock`, `net`, `push`: the seed's randomness, time, network, push service;
-//! - `broker`, `phone`, `login`: who takes part;
+//! - `broker` and its `door`, `phone`, `login`: who takes part;
 //! - `witness`: what was told, pushed and logged, held against the rules as it happens;
 //! - `ledger`: what the log holds, judged entry by entry without the domain's `decide`;
 //! - `mutation`: rules broken on purpose, which have to be found.
@@ -19,6 +19,7 @@ mod broker;
 mod calls;
 mod chance;
 mod clock;
+mod door;
 mod ledger;
 mod login;
 mod mutation;

@@ -151,7 +151,7 @@ impl Page {
                 }
             }
             Some(Update::Outcome(outcome)) => {
-                self.stage.witness.outcome(&self.name, outcome);
+                self.is_over(outcome);
                 *known = Some(outcome.approval_id.clone());
             }
             Some(Update::Progress(_)) | None => {}
@@ -173,7 +173,7 @@ impl Page {
                     break issued.approval_id;
                 }
                 Ok(Some(Opened::Outcome(outcome))) => {
-                    return self.stage.witness.outcome(&self.name, &outcome);
+                    return self.is_over(&outcome);
                 }
                 Ok(None) => return self.wrong("neither issued nor over"),
                 Err(status) if self.gives_up(&status) => return,
@@ -192,7 +192,7 @@ impl Page {
                         self.stage.witness.update(&id, update);
                     }
                     if let Some(outcome) = approval.outcome {
-                        return self.stage.witness.outcome(&self.name, &outcome);
+                        return self.is_over(&outcome);
                     }
                 }
                 Err(status) if self.gives_up(&status) => return,
@@ -207,6 +207,14 @@ impl Page {
     fn shows(&self, issued: &v1::Issued) {
         self.stage.show(&issued.approval_id, &issued.match_number);
         self.stage.witness.issued(issued);
+    }
+
+    /// Its session is this page's: else it is about another browser.
+    fn is_over(&self, outcome: &v1::Outcome) {
+        if outcome.session_binding != self.request.session_binding {
+            self.wrong("was told the outcome of another session");
+        }
+        self.stage.witness.outcome(&self.name, outcome);
     }
 
     /// Some people think better of it: often at the very moment at which others answer.

@@ -17,15 +17,17 @@ use countersign::{
     decider::codec::{AccountCodec, Codec as _},
     keys::Keys,
     log::{
-        Append, AppendError, Appended, Entry, EntryStream, EventLog, Expected, Fault, MemoryLog, Position,
-        ReadError, StreamId, StreamKind, Version,
+        Append, AppendError, Appended, Entry, EntryStream, EventLog, EventRecord, Expected, Fault, MemoryLog,
+        Position, ReadError, StreamId, StreamKind, Version,
     },
 };
 use countersign_domain::{
-    ApprovalId, Event,
+    Account, Aggregate as _, ApprovalId, AuthenticatorId, Event, Timestamp,
+    approval::Approval,
     event::{Question, RecordedAnswer},
+    number::MatchNumber,
 };
-use countersign_envelope::payload_type;
+use countersign_envelope::{commitment, payload_type};
 use countersign_proto::v1;
 use futures::StreamExt as _;
 use prost::Message as _;
@@ -63,6 +65,28 @@ pub enum Mutation {
     WakesNobody,
     /// Rule 5: the state that is served lacks an event that the log has.
     EventSkipped,
+    /// The outcome lacks the session that it was asked for.
+    SessionForgotten,
+    /// A yes is good for ever.
+    ValidTooLong,
+    /// Of the right numbers, half are refused as wrong.
+    RightNumberRefused,
+    /// A number is shown while another page of the account shows it.
+    NumberShownTwice,
+    /// A number that was shown lately is shown again.
+    NumberNotRested,
+    /// An enrolment's number is shown again by a sign-in.
+    TrialNumberShown,
+    /// Rule 2: the number stands in an event in the clear.
+    NumberInEvent,
+    /// No challenge is pushed: phones have to ask.
+    NotPushed,
+    /// Wrong numbers pause nothing.
+    PauseForgotten,
+    /// A read is answered whatever its nonce is.
+    OldNonceTaken,
+    /// What a phone has signed counts after it has left.
+    LeftPhoneAnswers,
 }
 
 impl Mutation {
@@ -101,7 +125,7 @@ impl Tampered {
     }
 
     /// What is put into the log instead; none where the mutation leaves it as it is.
-    fn instead(&self, events: &[Event]) -> Option<Vec<Event>> {
+    fn instead(&self, events: &[Event], before: &History) -> Option<Vec<Event>> {
         match (self.mutation?, events) {
             (Mutation::LateAnswer, [Event::ApprovalExpired { approval }]) => {
                 let answer = self.approving(*approval)?;
@@ -111,6 +135,12 @@ impl Tampered {
                 let answer = recorded(self.captured.lock().expect("nobody panics").get(answer_hash)?)?;
                 Some(vec![Event::ApprovalApproved { approval: *approval, answer, user_verified: true }])
             }
+            (Mutation::RightNumberRefused, [Event::ApprovalApproved { approval, answer, .. }])
+                if approval.as_bytes().last().is_some_and(|last| last & 1 == 0) =>
+            {
+                let (authenticator, answer_hash) = (answer.authenticator, answer.answer_hash);
+                Some(vec![Event::NumberWrong { approval: *approval, authenticator, answer_hash }])
+            }
             (Mutation::SupersededLives, [Event::ApprovalSuperseded { .. }, rest @ ..]) => Some(rest.to_vec()),
             (Mutation::IdempotencyForgotten, [.., Event::ApprovalRequested(asked)]) => {
                 asked.request.idempotency.as_ref()?;
@@ -119,28 +149,59 @@ impl Tampered {
                 asked.request.idempotency = None;
                 Some(events)
             }
-            (
-                mutation @ (Mutation::NumberInChallenge | Mutation::ChallengeChanged),
-                [.., Event::ApprovalRequested(_)],
-            ) => {
+            (Mutation::PauseForgotten, [wrong @ Event::NumberWrong { .. }, Event::PushPaused { .. }]) => {
+                Some(vec![wrong.clone()])
+            }
+            (mutation, [.., Event::ApprovalRequested(_)]) => {
                 let mut events = events.to_vec();
                 let Some(Event::ApprovalRequested(asked)) = events.last_mut() else { return None };
-                self.spoil(&mut asked.question, mutation);
+                self.spoil(&mut asked.question, mutation, before)?;
                 Some(events)
             }
             _ => None,
         }
     }
 
-    fn spoil(&self, question: &mut Question, mutation: Mutation) {
-        let Ok(mut said) = v1::Challenge::decode(question.challenge.payload.clone()) else { return };
-        if mutation == Mutation::NumberInChallenge {
-            said.context.get_or_insert_default().browser = question.number.to_text();
-            question.challenge = self.keys.sign(payload_type::CHALLENGE, said.encode_to_vec());
-        } else {
-            "Another application".clone_into(&mut said.application_name);
-            question.challenge.payload = said.encode_to_vec().into();
+    /// None where the mutation leaves it as it is.
+    fn spoil(&self, question: &mut Question, mutation: Mutation, before: &History) -> Option<()> {
+        let mut said = v1::Challenge::decode(question.challenge.payload.clone()).ok()?;
+        let another = match mutation {
+            Mutation::NumberInChallenge => {
+                said.context.get_or_insert_default().browser = question.number.to_text();
+                question.number
+            }
+            Mutation::NumberShownTwice => before.number_of(|approval| approval.ending.is_none())?,
+            Mutation::NumberNotRested => before.number_of(|approval| approval.ending.is_some())?,
+            Mutation::TrialNumberShown => before.trial?,
+            Mutation::ChallengeChanged => {
+                "Another application".clone_into(&mut said.application_name);
+                question.challenge.payload = said.encode_to_vec().into();
+                return Some(());
+            }
+            _ => return None,
+        };
+        question.number = another;
+        question.commitment = commitment(&said.approval_id, question.salt.expose(), &another.to_text());
+        said.commitment = question.commitment.to_vec().into();
+        question.challenge = self.keys.sign(payload_type::CHALLENGE, said.encode_to_vec());
+        Some(())
+    }
+
+    /// What the log has of an account.
+    async fn history(&self, stream: StreamId) -> History {
+        let mut history = History::default();
+        let entries = self.inner.read(stream, None).await.unwrap_or_default();
+        for entry in entries {
+            for event in self.decoded(stream, &entry.events) {
+                match &event {
+                    Event::TrialRequested(trial) => history.trial = Some(trial.question.number),
+                    Event::ApprovalRequested(asked) => history.asked.push(asked.request.approval),
+                    _ => {}
+                }
+                history.account.evolve(&event, Timestamp::from_millis(entry.recorded_at_ms));
+            }
         }
+        history
     }
 
     /// An answer that approves this approval, as it came in.
@@ -153,10 +214,17 @@ impl Tampered {
         })
     }
 
-    fn decoded(&self, append: &Append) -> Vec<Event> {
-        let account = self.codec.id(append.stream);
-        let records = append.events.iter();
+    fn decoded(&self, stream: StreamId, records: &[EventRecord]) -> Vec<Event> {
+        let account = self.codec.id(stream);
+        let records = records.iter();
         records.filter_map(|record| self.codec.decode(account, record).ok().flatten()).collect()
+    }
+
+    /// Whether who signed this is no authenticator any more.
+    pub(crate) async fn has_left(&self, envelope: &v1::Envelope) -> bool {
+        let Ok(id) = envelope.key_id.parse::<AuthenticatorId>() else { return false };
+        let history = self.history(self.codec.stream(id.account())).await;
+        history.account.authenticator(id).is_some_and(|phone| !phone.is_bound())
     }
 
     /// Takes an answer as good that nobody has checked.
@@ -195,6 +263,23 @@ impl Tampered {
     }
 }
 
+/// What the log has of an account so far.
+#[derive(Default)]
+struct History {
+    account: Account,
+    asked: Vec<ApprovalId>,
+    /// The number of its last trial.
+    trial: Option<MatchNumber>,
+}
+
+impl History {
+    /// The number of the first approval that is so.
+    fn number_of(&self, is_so: impl Fn(&Approval) -> bool) -> Option<MatchNumber> {
+        let mut asked = self.asked.iter().filter_map(|id| self.account.approval(*id));
+        Some(asked.find(|approval| is_so(approval))?.issued.as_ref()?.number)
+    }
+}
+
 fn recorded(envelope: &v1::Envelope) -> Option<RecordedAnswer> {
     Some(RecordedAnswer {
         authenticator: envelope.key_id.parse().ok()?,
@@ -222,8 +307,9 @@ impl EventLog for Tampered {
         let Some(mutation) = self.mutation.filter(|_| of_account) else {
             return self.inner.append(append).await;
         };
-        let events = self.decoded(&append);
-        if let Some(instead) = self.instead(&events) {
+        let events = self.decoded(append.stream, &append.events);
+        let before = self.history(append.stream).await;
+        if let Some(instead) = self.instead(&events, &before) {
             let account = self.codec.id(append.stream);
             append.events = instead.iter().map(|event| self.codec.encode(account, event)).collect();
             self.inner.append(append).await?;
@@ -241,6 +327,17 @@ impl EventLog for Tampered {
                 if let Some(Event::ApprovalRequested(asked)) = events.last() {
                     let number = asked.question.number.to_text();
                     tracing::info!(target: "countersign::signin", number, "requested");
+                }
+                self.inner.append(append).await
+            }
+            Mutation::NumberInEvent => {
+                let number = before.number_of(|_| true).map(MatchNumber::to_text).unwrap_or_default();
+                // What is sealed vouches for what is not.
+                for record in append.events.iter_mut().filter(|record| record.sealed.is_empty()) {
+                    let mut body = record.body.to_vec();
+                    // A field that no reader knows.
+                    prost::encoding::string::encode(500, &number, &mut body);
+                    record.body = body.into();
                 }
                 self.inner.append(append).await
             }

@@ -1,6 +1,8 @@
 //! A phone and the person who holds it: pushes arrive or do not, the person approves, denies, reports, mistypes, answers
 //! late, twice, or at the same moment as somebody else. What is signed is kept and sent again until there is an answer.
 
+mod leaving;
+
 use std::{
     collections::BTreeSet,
     sync::{Arc, Mutex},
@@ -9,6 +11,7 @@ use std::{
 
 use bytes::Bytes;
 use countersign::{clock::Clock as _, push::PushKind};
+use countersign_domain::Timestamp;
 use countersign_envelope::{EnrolmentCode, SigningKey, payload_type};
 use countersign_proto::v1::{
     self, OutcomeKind, authenticators_client::AuthenticatorsClient, enrolments_client::EnrolmentsClient,
@@ -18,6 +21,7 @@ use prost::Message;
 use tonic::{Code, Status, transport::Channel};
 use tonic_types::StatusExt as _;
 
+use self::leaving::Standing;
 use crate::{
     calls::{helps_to_retry, said, with_key},
     chance::Chance,
@@ -27,6 +31,9 @@ use crate::{
 
 /// How often what is signed is sent before the person gives up.
 const TRIES: u32 = 12;
+
+/// A nonce for reads is good for so long at most.
+const NONCE_GOOD_FOR: Duration = Duration::from_secs(120);
 
 /// See above.
 pub(crate) struct Phone {
@@ -38,6 +45,11 @@ pub(crate) struct Phone {
     key: SigningKey,
     id: String,
     nonce: Mutex<Bytes>,
+    /// A read that it has signed when it was enrolled, and when that was by the broker's clock.
+    recorded: Option<(v1::Envelope, Timestamp)>,
+    /// The person mistypes more often than not, on each of their phones.
+    is_clumsy: bool,
+    stands: Mutex<Standing>,
     /// Approvals that it has seen.
     seen: Mutex<BTreeSet<String>>,
 }
@@ -54,6 +66,8 @@ enum Intent {
     Late,
     /// Sends what nobody signed.
     Forge,
+    /// Is no authenticator any more, and approves all the same.
+    Leave,
 }
 
 /// From its enrolment on, until the simulation ends.
@@ -106,7 +120,8 @@ impl Phone {
         let trial = reply.trial.expect("a trial");
         let number = trial_number(&mut page, &begun.enrolment_id, &credentials.enrolment).await;
         stage.witness.trial(&number);
-        let phone = Self {
+        let mut phone = Self {
+            is_clumsy: Chance::of(&account, stage.seed).happens(20),
             name,
             account,
             channel,
@@ -114,9 +129,12 @@ impl Phone {
             key,
             id: receipt.authenticator_id.clone(),
             nonce: Mutex::new(receipt.nonce),
+            recorded: None,
+            stands: Mutex::new(Standing::Is),
             seen: Mutex::default(),
             stage,
         };
+        phone.recorded = Some((phone.call_waiting(), phone.stage.clock.now()));
         let answer = v1::TrialAnswer {
             broker_id: phone.stage.keys.broker_id().to_owned(),
             enrolment_id: receipt.enrolment_id,
@@ -162,14 +180,17 @@ impl Phone {
 
     /// The person opens the app.
     async fn look(self: Arc<Self>) {
+        self.is_replayed().await;
         for _ in 0..3 {
-            let call = v1::ListWaitingCall {
-                broker_id: self.stage.keys.broker_id().to_owned(),
-                authenticator_id: self.id.clone(),
-                nonce: lock(&self.nonce).clone(),
-            };
-            let call = Some(self.sign(payload_type::LIST_WAITING, &call));
+            let had_left = self.stands(Standing::HasLeft);
+            let call = Some(self.call_waiting());
             match self.broker().list_waiting(v1::ListWaitingRequest { call }).await {
+                Ok(_) if had_left => {
+                    return self
+                        .stage
+                        .witness
+                        .wrong(format!("{} has left, and is told what waits", self.name));
+                }
                 Ok(reply) => {
                     let reply = reply.into_inner();
                     *lock(&self.nonce) = reply.next_nonce;
@@ -181,6 +202,31 @@ impl Phone {
                 Err(status) => self.hears(&status),
             }
         }
+    }
+
+    /// Somebody sends again what it signed long ago.
+    async fn is_replayed(&self) {
+        let Some((call, signed_at)) = &self.recorded else { return };
+        let clock = &self.stage.clock;
+        let (now, times_set) = (clock.now(), clock.times_set());
+        if now <= signed_at.plus(NONCE_GOOD_FOR) || lock(&self.chance).happens(50) {
+            return;
+        }
+        let call = Some(call.clone());
+        let taken = self.broker().list_waiting(v1::ListWaitingRequest { call }).await.is_ok();
+        // By a clock that was set back meanwhile, it may be young again.
+        if taken && clock.times_set() == times_set {
+            self.stage.witness.wrong(format!("{}: a read was answered long after it was signed", self.name));
+        }
+    }
+
+    fn call_waiting(&self) -> v1::Envelope {
+        let call = v1::ListWaitingCall {
+            broker_id: self.stage.keys.broker_id().to_owned(),
+            authenticator_id: self.id.clone(),
+            nonce: lock(&self.nonce).clone(),
+        };
+        self.sign(payload_type::LIST_WAITING, &call)
     }
 
     async fn fetch(self: &Arc<Self>, id: &str) {
@@ -235,14 +281,18 @@ impl Phone {
             (44, Intent::Approve),
             (12, Intent::Deny),
             (6, Intent::Report),
-            (8, Intent::Mistype),
+            (if self.is_clumsy { 150 } else { 8 }, Intent::Mistype),
             (12, Intent::Ignore),
             (12, Intent::Late),
             (6, Intent::Forge),
+            (3, Intent::Leave),
         ]);
         let id = &challenge.approval_id;
         self.stage.witness.note(format!("{} means to {intent:?} {id}", self.name));
         self.think(intent, &challenge).await;
+        if intent == Intent::Leave {
+            self.leave().await;
+        }
         let answer = |decision: v1::Decision, number: String| v1::Answer {
             broker_id: challenge.broker_id.clone(),
             approval_id: id.clone(),
@@ -258,7 +308,7 @@ impl Phone {
             (Intent::Ignore, _) => return,
             (Intent::Deny, _) => answer(v1::Decision::Deny, String::new()),
             (Intent::Report, _) => answer(v1::Decision::DenyAndReport, String::new()),
-            (Intent::Approve | Intent::Late | Intent::Forge, Some(number)) => {
+            (Intent::Approve | Intent::Late | Intent::Forge | Intent::Leave, Some(number)) => {
                 answer(v1::Decision::Approve, number)
             }
             (Intent::Mistype, Some(number)) => {
@@ -268,7 +318,7 @@ impl Phone {
             // The page does not show a number: nobody can type it.
             (_, None) => answer(v1::Decision::Deny, String::new()),
         };
-        let mut signed = self.sign(payload_type::ANSWER, &said);
+        let mut signed = self.sign_answer(&said);
         if intent == Intent::Forge {
             signed.signature = vec![0; 64].into();
         }
@@ -312,7 +362,7 @@ impl Phone {
             }
         }
         if lock(&self.chance).happens(20) {
-            let another = self.sign(payload_type::ANSWER, another);
+            let another = self.sign_answer(another);
             self.submit(id, &another).await;
         }
     }
@@ -321,7 +371,12 @@ impl Phone {
     async fn submit(&self, id: &str, signed: &v1::Envelope) -> Option<OutcomeKind> {
         for _ in 0..TRIES {
             let request = v1::SubmitAnswerRequest { answer: Some(signed.clone()) };
+            let had_left = self.stands(Standing::HasLeft);
             match self.broker().submit_answer(request).await {
+                Ok(_) if had_left => {
+                    self.stage.witness.wrong(format!("{id}: {} had left, and answered", self.name));
+                    return None;
+                }
                 Ok(reply) => {
                     let outcome = reply.into_inner().outcome();
                     self.stage.witness.told(&self.name, id, outcome);
@@ -334,7 +389,8 @@ impl Phone {
                     }
                     if !helps_to_retry(&status) {
                         let forged = signed.signature[..] == [0; 64];
-                        if !forged {
+                        let unknown = status.code() == Code::Unauthenticated && !self.stands(Standing::Is);
+                        if !forged && !unknown {
                             self.stage.witness.wrong(format!("{}: {id}: {}", self.name, said(&status)));
                         }
                         return None;
@@ -373,6 +429,12 @@ impl Phone {
 
     fn random(&self) -> Bytes {
         lock(&self.chance).bytes::<16>().to_vec().into()
+    }
+
+    fn sign_answer(&self, answer: &v1::Answer) -> v1::Envelope {
+        let signed = self.sign(payload_type::ANSWER, answer);
+        self.stage.witness.signed(&signed);
+        signed
     }
 
     fn sign(&self, payload_type: &str, message: &impl Message) -> v1::Envelope {

@@ -7,7 +7,7 @@ use std::{
 };
 
 use async_trait::async_trait;
-use countersign::push::{self, Accepted, PushMessage, PushService, QueueSettings, Service};
+use countersign::push::{self, Accepted, PushKind, PushMessage, PushService, QueueSettings, Service};
 use countersign_domain::{
     Timestamp,
     event::{PushServiceKind, PushTarget},
@@ -68,6 +68,13 @@ impl PushService for Post {
         message: &PushMessage,
         _: Timestamp,
     ) -> Result<Accepted, push::Error> {
+        let is_challenge = message.kind == PushKind::Challenge;
+        if is_challenge && self.mutation == Some(Mutation::NotPushed) {
+            return Ok(Accepted { push_id: message.id.clone() });
+        }
+        if is_challenge {
+            self.witness.pushed(&message.id, target.token());
+        }
         let (pause, after, fate) = {
             let mut chance = self.chance.lock().expect("nobody panics");
             let pause = if chance.happens(3) { 3_000..=5_000 } else { 5..=200 };
@@ -78,8 +85,8 @@ impl PushService for Post {
         } else {
             message.id.clone()
         };
-        let nonces = (&message.acknowledgement_token, &message.nonce);
-        self.witness.text("a push", format!("{:?} {shown} {nonces:?}", message.kind));
+        let others = (&message.authenticator_id, &message.acknowledgement_token, &message.nonce);
+        self.witness.text("a push", format!("{:?} {shown} {others:?}", message.kind));
         tokio::time::sleep(pause).await;
         let delivered = Delivered { after, message: message.clone() };
         match fate {

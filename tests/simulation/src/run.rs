@@ -130,6 +130,7 @@ fn go_on(
     let end = sim.elapsed() + at_most;
     while sim.elapsed() < end && stage.witness.is_content() {
         stage.clock.see(sim.elapsed());
+        stage.witness.passes(TICK);
         let done = sim.step().map_err(|error| anyhow::anyhow!("{error}"))?;
         if until(stage, done) {
             return Ok(true);
@@ -171,9 +172,11 @@ fn trouble(sim: &mut Sim<'_>, stage: &Stage, cast: &Cast, chance: &mut Chance) -
         match fault {
             Fault::Crash => {
                 sim.crash(BROKER);
+                stage.witness.is_at_work(false);
                 stage.crash_log(if chance.happens(50) { Crash::Keeps } else { Crash::Forgets });
                 go_on(sim, stage, for_so_long, a_while)?;
                 sim.bounce(BROKER);
+                stage.witness.is_at_work(true);
             }
             Fault::Partition => {
                 let one_way = chance.number(0..=2);
@@ -223,6 +226,9 @@ fn settle(sim: &mut Sim<'_>, stage: &Arc<Stage>, cast: &Cast) -> anyhow::Result<
     // A page that was closed leaves its approval to the clock.
     go_on(sim, stage, QUIET_MAX, |stage, _| all_over(stage))?;
     served_is_folded(stage);
+    stage.witness.note("three minutes later");
+    stage.clock.set_by(180_000);
+    go_on(sim, stage, Duration::from_secs(8), a_while)?;
     ask_again(sim, stage, "asker")?;
     sim.crash(BROKER);
     stage.crash_log(Crash::Keeps);

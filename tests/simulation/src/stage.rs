@@ -181,7 +181,7 @@ fn keys_and_configuration(seed: u64) -> anyhow::Result<(Keys, Config)> {
     made
 }
 
-/// Six digits: one that stands somewhere by chance is rare. Nothing listens there: the network is simulated.
+/// Six digits: see `BrokerEntropy`. Nothing listens there: the network is simulated.
 const CONFIGURATION: &str = "
     public_url = 'http://broker:8443'
     server.listen = '127.0.0.1:0'

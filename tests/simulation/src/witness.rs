@@ -6,6 +6,7 @@ use std::{
     fmt::Write as _,
     io,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
 };
 
 use countersign::log::MemoryLog;
@@ -27,11 +28,11 @@ struct Seen {
     wrong: Vec<String>,
     /// What each approval's outcome was said to be, by whoever said it first.
     kinds: BTreeMap<ApprovalId, OutcomeKind>,
-    /// The same in full, as login servers are told it.
-    outcomes: BTreeMap<ApprovalId, v1::Outcome>,
     updates: BTreeMap<(ApprovalId, u32), v1::ApprovalUpdate>,
     /// Every number that a page has shown.
     numbers: BTreeSet<String>,
+    /// Whether a broker is at work.
+    at_work: bool,
     /// Whatever went elsewhere than to a page.
     texts: BTreeMap<String, String>,
 }
@@ -62,9 +63,9 @@ impl Witness {
             trace: Vec::new(),
             wrong: Vec::new(),
             kinds: BTreeMap::new(),
-            outcomes: BTreeMap::new(),
             updates: BTreeMap::new(),
             numbers: BTreeSet::new(),
+            at_work: true,
             texts: BTreeMap::new(),
         })))
     }
@@ -77,6 +78,25 @@ impl Witness {
     /// Something happened: a line of the trace.
     pub(crate) fn note(&self, what: impl AsRef<str>) {
         self.see().note(what.as_ref());
+    }
+
+    /// A broker is at work from now on, or not.
+    pub(crate) fn is_at_work(&self, at_work: bool) {
+        self.see().at_work = at_work;
+    }
+
+    /// So much time has passed.
+    pub(crate) fn passes(&self, time: Duration) {
+        let mut seen = self.see();
+        seen.catch_up();
+        let at_work = seen.at_work;
+        seen.ledger.pass(time, at_work);
+        seen.catch_up();
+    }
+
+    /// A challenge goes out.
+    pub(crate) fn pushed(&self, approval: &str, target: &str) {
+        self.see().ledger.pushed(approval, target);
     }
 
     /// A rule is broken.
@@ -114,15 +134,28 @@ impl Witness {
         self.see().told(who, approval, kind);
     }
 
-    /// A login server was told it in full.
+    /// A login server was told it in full: what the log makes of it, and so the same to everybody.
     pub(crate) fn outcome(&self, who: &str, outcome: &v1::Outcome) {
         let mut seen = self.see();
         seen.told(who, &outcome.approval_id, outcome.kind());
-        let Some(id) = id(&outcome.approval_id) else { return };
-        let first = seen.outcomes.entry(id).or_insert_with(|| outcome.clone()).clone();
-        if first != *outcome {
-            seen.is_wrong(format!("{id}: {who} was told {outcome:?}, and somebody before {first:?}"));
+        let Some(durable) = id(&outcome.approval_id).and_then(|id| seen.ledger.outcome(id)) else { return };
+        if durable != *outcome {
+            seen.is_wrong(format!("{who} was told {outcome:?}, and by the log it is {durable:?}"));
         }
+    }
+
+    /// A phone was told that it has left: that is durable by then.
+    pub(crate) fn left(&self, phone: &str) {
+        let mut seen = self.see();
+        seen.catch_up();
+        if phone.parse().is_ok_and(|phone| seen.ledger.is_active(phone)) {
+            seen.is_wrong(format!("{phone} was told that it has left before that was durable"));
+        }
+    }
+
+    /// A phone has signed an answer.
+    pub(crate) fn signed(&self, envelope: &v1::Envelope) {
+        self.see().ledger.signed(envelope);
     }
 
     /// A login server was told a step: the same step has the same number on every call.

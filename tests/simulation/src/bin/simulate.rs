@@ -86,7 +86,8 @@ fn every_seed(options: &Options) -> Result<()> {
     println!("seeds {} to {}: every rule kept", options.from, options.from + options.seeds - 1);
     println!("outcomes: {}", told.join(", "));
     // A simulation in which something never happens shows nothing about it.
-    for kind in ["Approved", "Denied", "Reported", "WrongNumber", "Expired", "Cancelled", "Superseded"] {
+    let kinds = ["Approved", "Denied", "Reported", "WrongNumber", "Expired", "Cancelled", "Superseded"];
+    for kind in kinds.into_iter().chain(["Unreachable", "Refused"]) {
         ensure!(
             options.seeds < 100 || outcomes.contains_key(kind),
             "in all of these seeds nothing was {kind}"
