@@ -35,6 +35,7 @@ use crate::{
     projection::Follower,
     push::{self, Pusher},
     rates::Rates,
+    shares::Pool,
     signin::{
         SignIn,
         dispatch::{Dispatcher, Push, Reports},
@@ -272,7 +273,7 @@ impl Assembled {
             Arc::clone(&entropy),
             Arc::clone(&clock),
             config.approvals.policy(),
-            config.limits.live_approvals.get(),
+            config.limits.of_approvals(),
         )
         .limited(Arc::clone(&rates));
         let (reports, told) = Reports::new(sign_in.clone());
@@ -287,6 +288,7 @@ impl Assembled {
             sign_in: sign_in.clone(),
             admission: Arc::new(config.limits.admission()),
             rates,
+            waiting: Pool::of(config.limits.of_waiting()),
             free_text: config.approvals.free_text,
             stopping: stopping.clone(),
         };

@@ -22,6 +22,7 @@ use crate::{
     api::{admission::Admission, listen, tls::Tls},
     push::{apns, fcm},
     rates::PerSecond,
+    shares::Most,
     telemetry::{logs, traces},
 };
 
@@ -243,6 +244,10 @@ pub struct Limits {
     /// Approvals that may wait at a time, of all accounts.
     #[serde(deserialize_with = "number::<_, NonZeroUsize, 1, 100_000_000>")]
     pub live_approvals: NonZeroUsize,
+    /// Of them, those of one relying party; half of them where nothing is said, so that none alone keeps the others out. More
+    /// than `live_approvals` is as many. 1 to 100,000,000.
+    #[serde(deserialize_with = "some_count")]
+    pub live_approvals_of_relying_party: Option<NonZeroUsize>,
     /// Accounts whose state is kept in memory; the others are read from the log when they are needed.
     #[serde(deserialize_with = "number::<_, NonZeroUsize, 1, 100_000_000>")]
     pub cached_accounts: NonZeroUsize,
@@ -268,6 +273,7 @@ impl Default for Limits {
             failures_per_s_of_address: 10,
             calls_per_s_of_device: 10,
             live_approvals: count(200_000),
+            live_approvals_of_relying_party: None,
             cached_accounts: count(100_000),
             queue_ms: 5,
             drain_s: 10,
@@ -292,6 +298,20 @@ impl Limits {
             streams_per_connection: self.streams_per_connection,
             request_within: Duration::from_secs(self.request_s),
         }
+    }
+
+    /// Of approvals that wait.
+    pub fn of_approvals(&self) -> Most {
+        let in_all = self.live_approvals.get();
+        let of_one = self.live_approvals_of_relying_party.map_or(in_all.div_ceil(2), NonZeroUsize::get);
+        Most { in_all, of_one }
+    }
+
+    /// Of calls that wait for an approval or an enrolment: one for each that waits, and as many again, since who lost his
+    /// connection takes them up on another before the broker has noticed.
+    pub fn of_waiting(&self) -> Most {
+        let Most { in_all, of_one } = self.of_approvals();
+        Most { in_all: in_all.saturating_mul(2), of_one: of_one.saturating_mul(2) }
     }
 
     /// Of calls.
@@ -617,6 +637,10 @@ fn address<'de, D: Deserializer<'de>>(deserializer: D) -> Result<SocketAddr, D::
     text.parse().map_err(|_| D::Error::custom("must be ADDRESS:PORT, such as 127.0.0.1:8443"))
 }
 
+fn some_count<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<NonZeroUsize>, D::Error> {
+    number::<_, NonZeroUsize, 1, 100_000_000>(deserializer).map(Some)
+}
+
 fn some_address<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<SocketAddr>, D::Error> {
     address(deserializer).map(Some)
 }
@@ -784,6 +808,20 @@ folder = "/var/lib/countersign/log"
         let traced = parse(&format!("{GOOD}[traces]\nendpoint = \"http://c\"\nca_file = \"ca.pem\"\n"), &[]);
         let traces = traced.unwrap().traces.unwrap();
         assert_eq!(traces.ca_file.unwrap(), Path::new("/etc/countersign/ca.pem"));
+    }
+
+    #[test]
+    fn one_relying_party_alone_has_half_of_the_approvals_unless_it_is_said_otherwise() {
+        for (limits, in_all, of_one) in [
+            ("", 200_000, 100_000),
+            ("live_approvals = 5", 5, 3),
+            ("live_approvals = 1", 1, 1),
+            ("live_approvals = 5\nlive_approvals_of_relying_party = 1", 5, 1),
+            ("live_approvals_of_relying_party = 1000000", 200_000, 1_000_000),
+        ] {
+            let config = parse(&format!("{GOOD}[limits]\n{limits}\n"), &[]).unwrap();
+            assert_eq!(config.limits.of_approvals(), Most { in_all, of_one }, "{limits}");
+        }
     }
 
     #[test]

@@ -13,6 +13,7 @@
 //! | [`projection`] | what is live, and who waits for it |
 //! | [`push`] | APNs and FCM: they report, they do not decide |
 //! | [`rates`] | how often somebody may call |
+//! | [`shares`] | how many somebody may have of what there is only so much of |
 //! | [`keys`] | the only holder of secrets |
 //! | [`broker`] | puts them together |
 //!
@@ -32,5 +33,6 @@ pub mod log;
 pub mod projection;
 pub mod push;
 pub mod rates;
+pub mod shares;
 pub mod signin;
 pub mod telemetry;

@@ -123,11 +123,12 @@ fn a_path_into_an_impure_room_is_found_however_it_is_written() {
 }
 
 /// What each room of the broker may know of the others.
-const ROOMS: [(&str, &[&str]); 17] = [
+const ROOMS: [(&str, &[&str]); 18] = [
     ("clock", &[]),
     ("entropy", &[]),
     ("key_file", &[]),
     ("live", &["key_file"]),
+    ("shares", &[]),
     // Every room says there what happened in it; it knows none of them.
     ("telemetry", &["clock"]),
     ("log", &["telemetry"]),
@@ -135,8 +136,11 @@ const ROOMS: [(&str, &[&str]); 17] = [
     ("rates", &["clock", "telemetry"]),
     ("keys", &["clock", "entropy", "log"]),
     ("decider", &["clock", "entropy", "keys", "log", "telemetry"]),
-    ("projection", &["decider", "log", "telemetry"]),
-    ("signin", &["clock", "decider", "entropy", "keys", "log", "projection", "push", "rates", "telemetry"]),
+    ("projection", &["decider", "log", "shares", "telemetry"]),
+    (
+        "signin",
+        &["clock", "decider", "entropy", "keys", "log", "projection", "push", "rates", "shares", "telemetry"],
+    ),
     ("enrol", &["decider", "log", "projection", "signin"]),
     (
         "api",
@@ -150,11 +154,12 @@ const ROOMS: [(&str, &[&str]); 17] = [
             "log",
             "projection",
             "rates",
+            "shares",
             "signin",
             "telemetry",
         ],
     ),
-    ("config", &["api", "push", "rates", "telemetry"]),
+    ("config", &["api", "push", "rates", "shares", "telemetry"]),
     // These put the rooms together, and nobody knows them: the program is a crate of its own.
     (
         "broker",
@@ -171,6 +176,7 @@ const ROOMS: [(&str, &[&str]); 17] = [
             "projection",
             "push",
             "rates",
+            "shares",
             "signin",
             "telemetry",
         ],

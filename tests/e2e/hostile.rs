@@ -2,6 +2,7 @@
 //! sign in.
 
 use std::{
+    collections::HashSet,
     future::Future,
     net::{IpAddr, Ipv4Addr, SocketAddr},
     sync::Arc,
@@ -13,7 +14,7 @@ use countersign_envelope::Algorithm;
 use countersign_proto::v1::{OutcomeKind, WatchApprovalRequest, progress::Kind};
 use countersign_tests::{
     Broker, Result, World,
-    world::{EnrolledPhone, PATIENCE, issued, outcome, received},
+    world::{EnrolledPhone, PATIENCE, REALM, issued, outcome, received},
 };
 use device_sim::{
     login::{ApiKey, EnrollingPage, Issued, LoginServer, Step, Updates},
@@ -30,14 +31,16 @@ use tokio::{
     time::timeout,
 };
 use tokio_rustls::{TlsConnector, client::TlsStream};
+use tonic::Code;
 use tonic_reflection::pb::v1::{ServerReflectionRequest, server_reflection_request::MessageRequest};
 
 use crate::support::{
-    approve,
+    approve, ask, assert_refused,
     frames::{
         CONTINUATION, DATA, END_HEADERS, END_STREAM, HEADERS, INITIAL_WINDOW, PING, RST_STREAM, SETTINGS,
         call, frame, header, message, next, preface,
     },
+    party,
     pki::{Authority, tls_section},
     world_with,
 };
@@ -70,7 +73,7 @@ async fn asked(world: &World, account: &str) -> Result<(Updates, Issued)> {
                 let issued = issued(&mut updates).await?;
                 return Ok((updates, issued));
             }
-            Err(refusal) if refusal.reason() == Some("OVERLOADED") => {
+            Err(refusal) if matches!(refusal.reason(), Some("OVERLOADED" | "TOO_MANY_STREAMS")) => {
                 tokio::time::sleep(refusal.retry_after().context("it says when to come again")?).await;
             }
             Err(refusal) => return Err(refusal.into()),
@@ -147,6 +150,65 @@ async fn a_login_server_that_reads_nothing_is_waited_for_by_nobody() -> Result<(
     println!("{each} bytes for each stream that nobody reads");
     assert!(each < 32 * 1024, "{each} bytes for each stream that nobody reads");
     drop(deaf);
+    Ok(())
+}
+
+/// A connection, and how many of the streams that were opened on it go on.
+struct Opened {
+    _connection: TcpStream,
+    open: usize,
+}
+
+/// Opens so many streams on a connection of its own, and waits until each has been answered or refused.
+async fn open_streams(world: &World, count: usize, head: &[u8], request: &[u8]) -> Result<Opened> {
+    let mut connection = connect(&world.broker).await?;
+    connection.write_all(&preface(&[])).await?;
+    for stream in (1..).step_by(2).take(count) {
+        let head = frame(HEADERS, END_HEADERS, stream, head);
+        connection.write_all(&[head, frame(DATA, END_STREAM, stream, request)].concat()).await?;
+    }
+    // The first head of a stream is its answer, and its end, too, if it is refused.
+    let (mut open, mut answered) = (0, HashSet::new());
+    while answered.len() < count {
+        let (kind, flags, stream, _) = timeout(PATIENCE, next(&mut connection)).await??;
+        if kind == HEADERS && answered.insert(stream) {
+            open += usize::from(flags & END_STREAM == 0);
+        }
+    }
+    Ok(Opened { _connection: connection, open })
+}
+
+#[tokio::test]
+async fn a_relying_party_has_so_many_streams_at_a_time_and_no_other_is_kept_from_its_own() -> Result<()> {
+    let limits = [("live_approvals", "20"), ("live_approvals_of_relying_party", "10")];
+    let world = world_with(&limits).await?;
+    let other = party(&world, "Other", REALM).await?;
+    let alice = enrolled(&world, "alice", Service::Fcm, Algorithm::Ed25519).await?;
+    let (mut updates, issued) = asked(&world, "alice").await?;
+    let watch = WatchApprovalRequest { approval_id: issued.approval_id.clone(), after_sequence: 0 };
+    let (head, watch) = (call(WATCH, Some(&world.sign_in_key)), message(&watch.encode_to_vec()));
+    let flood = open_streams(&world, 990, &head, &watch).await?;
+    // One of twenty is that of who asked.
+    assert_eq!(flood.open, 19);
+    let refusals = [
+        world.login.watch(&issued.approval_id, 0).await.map(drop).unwrap_err(),
+        world.login.request(&world.sign_in("alice")).await.map(drop).unwrap_err(),
+        world.login.wait(&issued.approval_id, Duration::from_secs(1)).await.map(drop).unwrap_err(),
+        world.page.watch("anything", 0).await.map(drop).unwrap_err(),
+    ];
+    for refusal in refusals {
+        assert_refused(&refusal, Code::ResourceExhausted, "TOO_MANY_STREAMS");
+        assert_eq!(refusal.metadata("limit"), Some("relying_party"), "{refusal:?}");
+        assert!(refusal.retry_after().is_some(), "{refusal:?}");
+    }
+    assert!(world.login.get(&issued.approval_id).await?.outcome.is_none(), "who does not wait is answered");
+    let (mut others, of_other) = ask(&other.login, &world.sign_in("alice")).await?;
+    other.login.cancel(&of_other.approval_id).await?;
+    assert_eq!(outcome(&mut others).await?.kind(), OutcomeKind::Cancelled);
+    approve(&world, &alice.phone, &issued).await?;
+    assert_eq!(outcome(&mut updates).await?.kind(), OutcomeKind::Approved);
+    // All of them were told, and so have ended.
+    signs_in(&world, "alice", &alice).await?;
     Ok(())
 }
 

@@ -2,14 +2,13 @@
 //! server offers HTTP/2 alone.
 
 use std::{
-    collections::HashMap,
     convert::Infallible,
     fs, io,
     net::{IpAddr, Ipv6Addr, SocketAddr},
     os::unix::fs::{FileTypeExt, PermissionsExt},
     path::{Path, PathBuf},
     sync::{
-        Arc, Mutex, PoisonError,
+        Arc,
         atomic::{AtomicBool, Ordering},
     },
     time::Duration,
@@ -37,6 +36,7 @@ use tokio_util::sync::CancellationToken;
 use super::{gather::Gather, tls::LiveTls};
 use crate::{
     key_file,
+    shares::{Full, Most, Pool, Share},
     telemetry::metrics::{
         cells::One,
         labels::{Listener, Rejected},
@@ -188,7 +188,7 @@ pub struct Server<A> {
     /// What it is counted as.
     label: Listener,
     connections: Arc<Semaphore>,
-    addresses: Arc<Addresses>,
+    addresses: Addresses,
     stopping: CancellationToken,
     graceful: GracefulShutdown,
 }
@@ -201,7 +201,7 @@ impl<A: Answers> Server<A> {
             limits,
             label,
             connections: Arc::new(Semaphore::new(limits.connections)),
-            addresses: Arc::default(),
+            addresses: Addresses::at_most(limits.connections_per_address),
             stopping,
             graceful: GracefulShutdown::new(),
         }
@@ -223,7 +223,7 @@ impl<A: Answers> Server<A> {
                     continue;
                 }
             };
-            let Some(visit) = self.addresses.enter(address.ip(), self.limits.connections_per_address) else {
+            let Some(visit) = self.addresses.enter(address.ip()) else {
                 metrics().calls.rejected.count(Rejected::TooManyOfAddress);
                 continue;
             };
@@ -323,40 +323,35 @@ struct Place {
 }
 
 /// How many connections each address has.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct Addresses {
-    connections: Mutex<HashMap<IpAddr, usize>>,
+    connections: Arc<Pool<IpAddr>>,
     said: Arc<AtomicBool>,
 }
 
 /// One connection of an address.
-struct Visit {
-    addresses: Arc<Addresses>,
-    of: IpAddr,
-}
+type Visit = Share<IpAddr>;
 
 impl Addresses {
-    /// None where the address has as many as it may.
-    fn enter(self: &Arc<Self>, address: IpAddr, most: usize) -> Option<Visit> {
-        let of = network(address);
-        let mut connections = self.connections.lock().unwrap_or_else(PoisonError::into_inner);
-        let count = connections.entry(of).or_default();
-        if *count < most {
-            *count += 1;
-            return Some(Visit { addresses: Arc::clone(self), of });
-        }
-        drop(connections);
-        self.say(of, most);
-        None
+    fn at_most(most: usize) -> Self {
+        // How many there are in all, the listener counts: nobody is accepted before there is a place.
+        Self { connections: Pool::of(Most { in_all: usize::MAX, of_one: most }), said: Arc::default() }
     }
 
-    fn say(&self, address: IpAddr, most: usize) {
+    /// None where the address has as many as it may.
+    fn enter(&self, address: IpAddr) -> Option<Visit> {
+        let of = network(address);
+        let visit = self.connections.take(of);
+        visit.inspect_err(|full| self.say(of, *full)).ok()
+    }
+
+    fn say(&self, address: IpAddr, full: Full) {
         if self.said.swap(true, Ordering::Relaxed) {
             return;
         }
         tracing::warn!(
             %address,
-            most,
+            %full,
             "an address has as many connections as it may (limits.connections_per_address): no more are taken from it"
         );
         let said = Arc::clone(&self.said);
@@ -364,18 +359,6 @@ impl Addresses {
             tokio::time::sleep(SAID_AGAIN_AFTER).await;
             said.store(false, Ordering::Relaxed);
         });
-    }
-}
-
-impl Drop for Visit {
-    fn drop(&mut self) {
-        let mut connections = self.addresses.connections.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(count) = connections.get_mut(&self.of) {
-            *count -= 1;
-            if *count == 0 {
-                connections.remove(&self.of);
-            }
-        }
     }
 }
 

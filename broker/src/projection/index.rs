@@ -3,7 +3,7 @@
 
 use std::{
     collections::{BTreeMap, HashMap, VecDeque},
-    sync::{PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard},
+    sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard},
     time::Duration,
 };
 
@@ -15,6 +15,7 @@ use countersign_domain::{
 use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
 
+use super::Places;
 use crate::log::Position;
 
 /// The name of its snapshot in the log.
@@ -27,6 +28,8 @@ pub const REPLACED_WITHIN: Duration = Duration::from_secs(10 * 60);
 #[derive(Debug, Default)]
 pub struct Index {
     contents: RwLock<Contents>,
+    /// What its live approvals take, and those that are about to be.
+    places: Arc<Places>,
     /// The number of the newest position that it knows.
     known: watch::Sender<u64>,
 }
@@ -199,6 +202,11 @@ impl Index {
         self.write().ended.retain(|_, ended| !ended.is_done());
     }
 
+    /// The places for approvals that wait.
+    pub fn places(&self) -> &Arc<Places> {
+        &self.places
+    }
+
     /// How many approvals wait.
     pub fn live_approvals_count(&self) -> usize {
         self.read().approvals.len()
@@ -241,24 +249,34 @@ impl Index {
                 }
             }
             AccountEvent::ApprovalRequested(requested) => {
-                let live = Live {
-                    relying_party: requested.request.relying_party,
-                    expires_at: requested.expires_at,
-                    shown: Vec::new(),
-                };
-                contents.approvals.insert(requested.request.approval, live);
+                let (approval, relying_party) = (requested.request.approval, requested.request.relying_party);
+                let live = Live { relying_party, expires_at: requested.expires_at, shown: Vec::new() };
+                if contents.approvals.insert(approval, live).is_none() {
+                    self.places.is_live(approval, relying_party);
+                }
             }
             AccountEvent::ApprovalApproved { approval, answer, .. }
             | AccountEvent::ApprovalDenied { approval, answer, .. } => {
-                contents.end(*approval, Some(answer.authenticator), at);
+                self.end(&mut contents, *approval, Some(answer.authenticator), at);
             }
             AccountEvent::NumberWrong { approval, authenticator, .. } => {
-                contents.end(*approval, Some(*authenticator), at);
+                self.end(&mut contents, *approval, Some(*authenticator), at);
             }
-            AccountEvent::ApprovalExpired { approval }
-            | AccountEvent::ApprovalCancelled { approval, .. }
-            | AccountEvent::ApprovalSuperseded { approval, .. } => contents.end(*approval, None, at),
+            AccountEvent::ApprovalExpired { approval } | AccountEvent::ApprovalCancelled { approval, .. } => {
+                self.end(&mut contents, *approval, None, at);
+            }
+            AccountEvent::ApprovalSuperseded { approval, by } => {
+                if let Some(relying_party) = contents.end(*approval, None, at) {
+                    self.places.is_superseded(relying_party, *by);
+                }
+            }
             _ => {}
+        }
+    }
+
+    fn end(&self, contents: &mut Contents, id: ApprovalId, by: Option<AuthenticatorId>, at: Timestamp) {
+        if let Some(relying_party) = contents.end(id, by, at) {
+            self.places.has_ended(relying_party);
         }
     }
 
@@ -328,7 +346,11 @@ impl Index {
         for id in stored.relying_parties {
             contents.relying_parties.push(id.parse().ok()?);
         }
-        Some(Self { contents: RwLock::new(contents), known: watch::Sender::default() })
+        let places = Arc::new(Places::default());
+        for (id, live) in &contents.approvals {
+            places.is_live(*id, live.relying_party);
+        }
+        Some(Self { contents: RwLock::new(contents), places, known: watch::Sender::default() })
     }
 
     fn read(&self) -> RwLockReadGuard<'_, Contents> {
@@ -386,8 +408,9 @@ impl Contents {
         serde_json::to_vec(&stored).expect("strings and numbers make JSON")
     }
 
-    fn end(&mut self, id: ApprovalId, by: Option<AuthenticatorId>, at: Timestamp) {
-        let Some(Live { relying_party, shown, .. }) = self.approvals.remove(&id) else { return };
+    /// Whose it was, if it was live.
+    fn end(&mut self, id: ApprovalId, by: Option<AuthenticatorId>, at: Timestamp) -> Option<RelyingPartyId> {
+        let Live { relying_party, shown, .. } = self.approvals.remove(&id)?;
         while let Some((ended_at, id)) = self.ended_in_order.front().copied()
             && ended_at.plus(REPLACED_WITHIN) <= at
         {
@@ -398,6 +421,7 @@ impl Contents {
         let shown = shown.map(|phone| (phone, Shown::Still)).collect();
         self.ended.insert(id, Ended { relying_party, at, by, shown });
         self.ended_in_order.push_back((at, id));
+        Some(relying_party)
     }
 }
 
@@ -410,10 +434,10 @@ mod tests {
 
     #[tokio::test]
     async fn who_waits_for_what_he_has_made_goes_on_when_it_is_known() {
-        let index = std::sync::Arc::new(Index::default());
+        let index = Arc::new(Index::default());
         index.knows(None).await;
         let waiting = tokio::spawn({
-            let index = std::sync::Arc::clone(&index);
+            let index = Arc::clone(&index);
             async move { index.knows(Position::new(2)).await }
         });
         index.know(Position::FIRST);

@@ -19,7 +19,7 @@ use countersign_proto::v1;
 use prost::Message;
 use tracing::{Instrument as _, field, info_span};
 
-use super::{Error, SignIn};
+use super::{Error, SignIn, to_its_end::to_its_end};
 use crate::{
     decider::codec::delivery::{self, Delivery, DeliveryStep, Subject},
     log::{Append, Expected, Urgency},
@@ -155,14 +155,7 @@ impl SignIn {
             claim.keep();
             Ok(())
         };
-        match tokio::spawn(recorded.instrument(span)).await {
-            Ok(recorded) => recorded,
-            Err(error) => match error.try_into_panic() {
-                Ok(panic) => std::panic::resume_unwind(panic),
-                // The runtime ends, and with it whoever waits here.
-                Err(_) => std::future::pending().await,
-            },
-        }
+        to_its_end(recorded.instrument(span)).await
     }
 
     /// Progress rides along with the next batch: losing the last of it repeats a push, no more.

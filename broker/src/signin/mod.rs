@@ -12,6 +12,7 @@ pub mod answer;
 pub mod dispatch;
 pub mod expiry;
 pub mod request;
+mod to_its_end;
 pub mod wait;
 
 use std::sync::Arc;
@@ -26,6 +27,7 @@ use crate::{
     log::ReadError,
     projection::follower::ReadModels,
     rates::{Rates, TooOften},
+    shares::{Full, Most},
 };
 
 /// What the steps of a sign-in share.
@@ -37,7 +39,7 @@ pub struct SignIn {
     pub(crate) entropy: Arc<dyn Entropy>,
     pub(crate) clock: Arc<dyn Clock>,
     pub(crate) policy: Policy,
-    pub(crate) live_max: usize,
+    pub(crate) live_max: Most,
     pub(crate) rates: Arc<Rates>,
 }
 
@@ -50,7 +52,7 @@ impl SignIn {
         entropy: Arc<dyn Entropy>,
         clock: Arc<dyn Clock>,
         policy: Policy,
-        live_max: usize,
+        live_max: Most,
     ) -> Self {
         let rates = Arc::new(Rates::unlimited(&clock));
         Self { accounts, models, keys, entropy, clock, policy, live_max, rates }
@@ -82,11 +84,8 @@ pub enum Error {
     #[error(transparent)]
     TooOften(#[from] TooOften),
     /// As many approvals wait as the broker takes.
-    #[error("{waiting} approvals wait; no more are taken")]
-    TooManyLive {
-        /// How many.
-        waiting: usize,
-    },
+    #[error("no more approvals are taken: {0}")]
+    TooManyLive(Full),
     /// The log does not take it, or cannot be read.
     #[error(transparent)]
     Log(#[from] decider::Error),

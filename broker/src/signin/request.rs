@@ -16,9 +16,11 @@ use countersign_domain::{
 };
 use countersign_envelope::payload_type;
 
-use super::{Error, SignIn};
+use super::{Error, SignIn, to_its_end::to_its_end};
 use crate::{
     decider,
+    projection::places::Place,
+    shares::Full,
     telemetry::{
         Stopwatch,
         metrics::{labels::Requested, metrics},
@@ -66,11 +68,16 @@ impl Opened {
 impl SignIn {
     /// Has a sign-in attempt approved. It is durable when this returns; what comes of it, [`SignIn::watch`] tells.
     pub async fn request(&self, new: NewRequest) -> Result<Opened, Error> {
-        let asked = Stopwatch::start();
-        let decided = self.ask(new).await;
-        let counted_as = decided.as_ref().map_or_else(failed, |(_, counted_as)| *counted_as);
-        metrics().requested(counted_as, asked.elapsed());
-        decided.map(|(opened, _)| opened)
+        let this = self.clone();
+        // An approval that nobody waits for any more has its place all the same.
+        to_its_end(async move {
+            let asked = Stopwatch::start();
+            let decided = this.ask(new).await;
+            let counted_as = decided.as_ref().map_or_else(failed, |(_, counted_as)| *counted_as);
+            metrics().requested(counted_as, asked.elapsed());
+            decided.map(|(opened, _)| opened)
+        })
+        .await
     }
 
     async fn ask(&self, new: NewRequest) -> Result<(Opened, Requested), Error> {
@@ -87,15 +94,18 @@ impl SignIn {
         };
         // Before the event is there, because of which the push is sent that belongs to the same trace.
         let trace = traces::follow(id);
+        let mut place = None;
         let decided = self
             .accounts
             .decide(new.account, |account, now| {
                 let question = match approval::assess(account, &request, now)? {
                     Assessment::Issue { supersedes, .. } => {
                         // What takes another's place needs none of its own; nor does what stands or is refused.
-                        if supersedes.is_none() {
-                            self.room_for_one_more()?;
-                        }
+                        place = match (supersedes, place.take()) {
+                            (Some(_), _) => None,
+                            (None, Some(place)) => Some(place),
+                            (None, None) => Some(self.place(&request)?),
+                        };
                         Some(self.question(account, &request, &new.relying_party_name, now))
                     }
                     Assessment::Refused(_) | Assessment::Stands(_) => None,
@@ -108,6 +118,9 @@ impl SignIn {
                 let counted_as = made(&decided.events);
                 if counted_as == Requested::Issued {
                     trace.keep();
+                    if let Some(place) = place {
+                        place.keep();
+                    }
                 }
                 let id = standing(&decided.state, &request).unwrap_or(id);
                 Ok((Opened { id, account: decided.state }, counted_as))
@@ -121,9 +134,9 @@ impl SignIn {
         }
     }
 
-    fn room_for_one_more(&self) -> Result<(), Error> {
-        let waiting = self.models.index.live_approvals_count();
-        if waiting < self.live_max { Ok(()) } else { Err(Error::TooManyLive { waiting }) }
+    fn place(&self, request: &Request) -> Result<Place, Error> {
+        let places = self.models.index.places();
+        places.take(request.approval, request.relying_party, self.live_max).map_err(Error::TooManyLive)
     }
 
     /// The number, drawn among those that are free in this very state, and the challenge that commits to it.
@@ -175,7 +188,8 @@ fn made(events: &[Event]) -> Requested {
 fn failed(error: &Error) -> Requested {
     match error {
         Error::Refused(Refusal::UnknownAccount) => Requested::UnknownAccount,
-        Error::TooManyLive { .. } => Requested::TooManyLive,
+        Error::TooManyLive(Full::InAll(_)) => Requested::TooManyLive,
+        Error::TooManyLive(Full::OfOne(_)) => Requested::TooManyLiveOfRelyingParty,
         Error::Log(_) => Requested::Failed,
         _ => Requested::Rejected,
     }

@@ -150,6 +150,7 @@ impl Stage {
         let home = folder.path().join("broker");
         let mut broker = Broker::make(program, &home, size.log.as_deref(), &more).await?;
         broker.limit("COUNTERSIGN__LIMITS__LIVE_APPROVALS", size.waiting_max);
+        broker.limit("COUNTERSIGN__LIMITS__LIVE_APPROVALS_OF_RELYING_PARTY", size.waiting_max);
         let seeded = match size.past {
             Some(past) => broker.seed(past, REALM).await?,
             None => Vec::new(),

@@ -44,11 +44,11 @@ pub(crate) async fn world_with(settings: &[(&str, &str)]) -> Result<World> {
     World::with_edited("", |text| set(&text, settings)).await
 }
 
-/// The configuration with these settings instead of those in it.
+/// The configuration with these settings instead of those in it, or of those that it names as what holds without them.
 pub(crate) fn set(text: &str, settings: &[(&str, &str)]) -> String {
     let mut found = vec![0; settings.len()];
     let lines = text.lines().map(|line| {
-        let key = line.split('=').next().unwrap_or_default().trim();
+        let key = line.trim_start_matches("# ").split('=').next().unwrap_or_default().trim();
         match settings.iter().position(|(name, _)| *name == key) {
             Some(at) => {
                 found[at] += 1;

@@ -1,6 +1,6 @@
 //! `countersign.v1.Approvals`, for login servers.
 
-use countersign_domain::{ApprovalId, relying_party::Scope};
+use countersign_domain::{ApprovalId, RelyingPartyId, relying_party::Scope};
 use countersign_proto::v1::{self, approvals_server::Approvals};
 use futures::StreamExt;
 use tonic::{Request, Response, Status};
@@ -15,6 +15,7 @@ use super::{
 use crate::{
     api::auth::Caller,
     keys::Keys,
+    shares::Share,
     signin::{Error, request::NewRequest, request::Opened, wait::Standing},
     telemetry::{
         metrics::{labels, metrics},
@@ -34,10 +35,12 @@ impl Approvals for Services {
         self.accepting()?;
         let caller = self.caller(&request, Scope::SignIn).await?;
         self.asks(&caller)?;
+        // Before anything is made of it.
+        let waits = self.waits(&caller)?;
         let call = traces::call("countersign.v1.Approvals/RequestApproval", request.metadata().as_ref());
         let opened = async {
             let opened = self.open(&caller, &request.into_inner()).await?;
-            self.updates(&caller, opened.id, 0).await
+            self.updates(&caller, waits, opened.id, 0).await
         };
         opened.instrument(call).await
     }
@@ -47,8 +50,9 @@ impl Approvals for Services {
         request: Request<v1::WatchApprovalRequest>,
     ) -> Result<Response<Self::WatchApprovalStream>, Status> {
         let caller = self.caller(&request, Scope::SignIn).await?;
+        let waits = self.waits(&caller)?;
         let request = request.into_inner();
-        self.updates(&caller, approval_id(&request.approval_id)?, request.after_sequence).await
+        self.updates(&caller, waits, approval_id(&request.approval_id)?, request.after_sequence).await
     }
 
     async fn open_approval(
@@ -82,6 +86,7 @@ impl Approvals for Services {
         let request = request.into_inner();
         let id = approval_id(&request.approval_id)?;
         let wait = max_wait(request.max_wait.as_ref())?;
+        let _waits = self.waits(&caller)?;
         tokio::select! {
             ended = self.sign_in.ended(owner(&caller), id) => ended.map_err(login)?,
             () = tokio::time::sleep(wait) => {}
@@ -128,12 +133,13 @@ impl Services {
     async fn updates(
         &self,
         caller: &Caller,
+        waits: Share<RelyingPartyId>,
         id: ApprovalId,
         after: u32,
     ) -> Result<Response<Updates<v1::ApprovalUpdate>>, Status> {
         let updates = self.sign_in.watch(owner(caller), id, after).await.map_err(login)?;
         let updates = updates.map(|update| update.map(messages::update).map_err(login));
-        Ok(Response::new(self.until_stopping(updates)))
+        Ok(Response::new(self.until_stopping(waits, updates)))
     }
 
     async fn approval(&self, caller: &Caller, id: ApprovalId) -> Result<Response<v1::Approval>, Status> {

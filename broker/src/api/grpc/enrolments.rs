@@ -41,11 +41,12 @@ impl Enrolments for Services {
         request: Request<v1::WatchEnrolmentRequest>,
     ) -> Result<Response<Self::WatchEnrolmentStream>, Status> {
         let caller = self.caller(&request, Scope::Enrolment).await?;
+        let waits = self.waits(&caller)?;
         let request = request.into_inner();
         let id = enrolment_id(&request.enrolment_id)?;
         let updates = self.enrol.watch(owner(&caller), id, request.after_sequence).await.map_err(enroller)?;
         let updates = updates.map(|update| update.map(messages::enrolment_update).map_err(enroller));
-        Ok(Response::new(self.until_stopping(updates)))
+        Ok(Response::new(self.until_stopping(waits, updates)))
     }
 
     async fn cancel_enrolment(

@@ -44,6 +44,7 @@ use crate::{
     log::EventLog,
     projection::Index,
     rates::Rates,
+    shares::{Pool, Share},
     signin::SignIn,
 };
 
@@ -68,6 +69,8 @@ pub struct Services {
     pub admission: Arc<Admission>,
     /// How often each may call.
     pub rates: Arc<Rates>,
+    /// How many calls of a relying party may wait at a time for what happens.
+    pub waiting: Arc<Pool<RelyingPartyId>>,
     /// Place and browser may be sent to phones as free text.
     pub free_text: bool,
     /// The broker is about to end.
@@ -110,17 +113,24 @@ impl Services {
         authenticated.map_err(|error| self.not_let_in(from, error))
     }
 
+    /// A call of this relying party is about to wait; not if as many do as may. It does so until this is dropped, whether
+    /// or not its caller reads.
+    fn waits(&self, caller: &Caller) -> Result<Share<RelyingPartyId>, Status> {
+        self.waiting.take(caller.id).map_err(status::too_many_streams)
+    }
+
     /// Waiting streams are told to go on elsewhere when the broker stops.
     fn until_stopping<T: Send + 'static>(
         &self,
+        waits: Share<RelyingPartyId>,
         updates: impl Stream<Item = Result<T, Status>> + Send + 'static,
     ) -> Updates<T> {
-        let state = Some((Box::pin(updates), Box::pin(self.stopping.clone().cancelled_owned())));
+        let state = Some((waits, Box::pin(updates), Box::pin(self.stopping.clone().cancelled_owned())));
         Box::pin(stream::unfold(state, |state| async move {
-            let (mut updates, mut stopping) = state?;
+            let (waits, mut updates, mut stopping) = state?;
             tokio::select! {
                 biased;
-                update = updates.next() => Some((update?, Some((updates, stopping)))),
+                update = updates.next() => Some((update?, Some((waits, updates, stopping)))),
                 () = &mut stopping => Some((Err(status::stopping()), None)),
             }
         }))

@@ -21,6 +21,7 @@ use crate::{
     decider,
     log::AppendError,
     rates::TooOften,
+    shares::Full,
     signin::Error,
     telemetry::metrics::{labels, metrics},
 };
@@ -33,6 +34,10 @@ const OVERLOADED: &str = "OVERLOADED";
 
 /// Of a path that nobody knows, so much is said back: a whole one, escaped, is several times what it cost to send.
 const PATH_CHARACTERS_MAX: usize = 128;
+
+/// Whose limit it is that was reached: all callers' together, or one relying party's.
+const BROKER: &str = "broker";
+const RELYING_PARTY: &str = "relying_party";
 
 /// When to try again what the disk or a queue could not take.
 const RETRY_SOON: Duration = Duration::from_secs(1);
@@ -66,14 +71,20 @@ pub(super) fn of(error: Error, audience: Audience) -> Status {
             "the token does not belong to this push, or is over",
         ),
         Error::TooOften(error) => too_often(&error),
-        Error::TooManyLive { waiting } => retry(
-            Code::ResourceExhausted,
-            "TOO_MANY_WAITING",
-            format!("{waiting} approvals wait, as many as this broker takes"),
-            RETRY_SOON,
-        ),
+        Error::TooManyLive(full) => too_many_waiting(full),
         Error::Log(error) => log(&error),
     }
+}
+
+fn too_many_waiting(full: Full) -> Status {
+    let (limit, text) = match full {
+        Full::InAll(waiting) => (BROKER, format!("{waiting} approvals wait, as many as this broker takes")),
+        Full::OfOne(waiting) => (
+            RELYING_PARTY,
+            format!("{waiting} approvals of this relying party wait, as many as one may have"),
+        ),
+    };
+    limited("TOO_MANY_WAITING", text, limit, RETRY_SOON)
 }
 
 fn refused(refusal: Refusal, audience: Audience) -> Status {
@@ -251,10 +262,18 @@ pub(super) fn count_overloaded() {
 }
 
 pub(super) fn too_often(error: &TooOften) -> Status {
-    let limit = HashMap::from([("limit".to_owned(), labels::text(error.limit).to_owned())]);
-    let mut details = info("RATE_LIMITED", limit);
-    details.set_retry_info(Some(error.retry_after));
-    Status::with_error_details(Code::ResourceExhausted, error.to_string(), details)
+    limited("RATE_LIMITED", error.to_string(), labels::text(error.limit), error.retry_after)
+}
+
+/// As many calls wait as may, of this relying party or of all.
+pub(super) fn too_many_streams(full: Full) -> Status {
+    let (limit, text) = match full {
+        Full::InAll(waiting) => (BROKER, format!("{waiting} calls wait, as many as this broker takes")),
+        Full::OfOne(waiting) => {
+            (RELYING_PARTY, format!("{waiting} calls of this relying party wait, as many as one may have"))
+        }
+    };
+    limited("TOO_MANY_STREAMS", text, limit, RETRY_SOON)
 }
 
 pub(super) fn message_late() -> Status {
@@ -291,6 +310,13 @@ fn retry(code: Code, reason: &'static str, text: impl Into<String>, after: Durat
     let mut details = info(reason, HashMap::new());
     details.set_retry_info(Some(after));
     Status::with_error_details(code, text, details)
+}
+
+/// A limit was reached that several have; the metadata says whose.
+fn limited(reason: &'static str, text: String, limit: &'static str, after: Duration) -> Status {
+    let mut details = info(reason, HashMap::from([("limit".to_owned(), limit.to_owned())]));
+    details.set_retry_info(Some(after));
+    Status::with_error_details(Code::ResourceExhausted, text, details)
 }
 
 /// Reasons are words of this file, so that what is counted by them is bounded.

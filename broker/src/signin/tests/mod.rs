@@ -11,7 +11,7 @@ use std::{
 };
 
 use countersign_domain::{
-    ApprovalId, AuthenticatorId, EnrolmentId, Event,
+    ApprovalId, AuthenticatorId, EnrolmentId, Event, RelyingPartyId,
     command::Refusal,
     event::{ApprovalRefused, Context, EnrolmentEnd, RefusedBecause, Request, RevokedBy},
     limits,
@@ -28,6 +28,7 @@ use crate::{
     decider::codec::delivery::{Delivery, DeliveryStep},
     push::PushKind,
     rates::{PerSecond, Rates},
+    shares::{Full, Most},
 };
 
 fn texts(phones: &[AuthenticatorId]) -> Vec<String> {
@@ -175,14 +176,153 @@ async fn a_target_that_died_is_known_to_be_dead_even_if_progress_cannot_be_recor
 
 #[tokio::test(start_paused = true)]
 async fn a_full_broker_knows_the_approvals_that_stand() {
-    let stage = Stage::set(Setting { live_max: 1, ..Setting::default() }).await;
+    let stage = Stage::set(Setting::waiting(1)).await;
     stage.account(1).await;
     let first = stage.request(Some(1)).await.unwrap();
     until(|| stage.sign_in.models.index.is_live(first.id)).await;
     assert_eq!(stage.request(Some(1)).await.unwrap().id, first.id);
     for key in [Some(2), None] {
-        assert_eq!(stage.request(key).await.unwrap_err(), Error::TooManyLive { waiting: 1 });
+        is_full(&stage, key, 1).await;
     }
+}
+
+/// No other approval is taken, since so many wait.
+async fn is_full(stage: &Stage, key: Option<u8>, waiting: usize) {
+    assert_eq!(stage.request(key).await.unwrap_err(), Error::TooManyLive(Full::InAll(waiting)));
+}
+
+#[tokio::test(start_paused = true)]
+async fn no_more_approvals_wait_than_may_however_many_are_asked_for_at_once() {
+    const MAX: usize = 5;
+    let stage = Stage::set(Setting::waiting(MAX)).await;
+    stage.account(1).await;
+    for _ in 0..3 {
+        let asked = join_all((0..400).map(|_| stage.request(None))).await;
+        let (made, refused): (Vec<_>, Vec<_>) = asked.into_iter().partition(Result::is_ok);
+        assert_eq!(made.len(), MAX);
+        let full = |one: &Result<_, _>| matches!(one, Err(Error::TooManyLive(Full::InAll(MAX))));
+        assert!(refused.iter().all(full), "{refused:?}");
+        for opened in made {
+            stage.sign_in.cancel(RELYING_PARTY, opened.unwrap().id).await.unwrap();
+        }
+        until(|| stage.sign_in.models.index.live_approvals_count() == 0).await;
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_relying_party_has_no_more_approvals_than_its_share_and_leaves_the_others_theirs() {
+    const OTHER: RelyingPartyId = RelyingPartyId::from_bytes([7; 16]);
+    let live_max = Most { in_all: 8, of_one: 5 };
+    let stage = Stage::set(Setting { live_max, ..Setting::default() }).await;
+    stage.account(1).await;
+    let ask = async |relying_party| {
+        let session = || stage.sign_in.entropy.bytes();
+        let asked = join_all((0..100).map(|_| stage.request_of(relying_party, session(), None))).await;
+        asked.into_iter().partition::<Vec<_>, _>(Result::is_ok)
+    };
+    let (made, refused) = ask(RELYING_PARTY).await;
+    assert_eq!(made.len(), 5);
+    let has_its_share = |one: &Result<_, _>| matches!(one, Err(Error::TooManyLive(Full::OfOne(5))));
+    assert!(refused.iter().all(has_its_share), "{refused:?}");
+    let (others, refused) = ask(OTHER).await;
+    assert_eq!(others.len(), 3);
+    let is_full = |one: &Result<_, _>| matches!(one, Err(Error::TooManyLive(Full::InAll(8))));
+    assert!(refused.iter().all(is_full), "{refused:?}");
+    // What one gives back, the other can have.
+    for opened in made {
+        stage.sign_in.cancel(RELYING_PARTY, opened.unwrap().id).await.unwrap();
+    }
+    until(|| stage.sign_in.models.index.live_approvals_count() == 3).await;
+    assert_eq!(ask(OTHER).await.0.len(), 2);
+    assert_eq!(ask(RELYING_PARTY).await.0.len(), 3);
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_approval_that_does_not_come_about_keeps_no_place() {
+    let stage = Stage::set(Setting::waiting(2)).await;
+    stage.account(0).await;
+    for key in [None, Some(1), None] {
+        let refused = stage.request(key).await.unwrap();
+        assert!(refused.approval().unwrap().ending.is_some(), "there is nobody to ask");
+    }
+    stage.account(1).await;
+    stage.log.inner.set_full(true);
+    for key in [None, Some(2), None] {
+        let error = stage.request(key).await.unwrap_err();
+        assert!(matches!(error, Error::Log(_)), "{error}");
+    }
+    stage.log.inner.set_full(false);
+    // All but one are the same request again; while that one is on its way, the others may be told to come again.
+    let asked = join_all((0..20).map(|_| stage.request(Some(3)))).await;
+    let (made, refused): (Vec<_>, Vec<_>) = asked.into_iter().partition(Result::is_ok);
+    let made: Vec<_> = made.into_iter().map(|opened| opened.unwrap().id).collect();
+    assert!(made.iter().all(|id| *id == made[0]), "{made:?}");
+    assert!(refused.iter().all(|one| matches!(one, Err(Error::TooManyLive(_)))), "{refused:?}");
+    let other = stage.request(None).await.unwrap().id;
+    is_full(&stage, None, 2).await;
+    for id in [made[0], other] {
+        stage.sign_in.cancel(RELYING_PARTY, id).await.unwrap();
+    }
+    until(|| stage.sign_in.models.index.live_approvals_count() == 0).await;
+    try_join_all([None, None].map(|key| stage.request(key))).await.unwrap();
+    is_full(&stage, None, 2).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_approval_whose_caller_goes_away_while_it_is_written_has_its_place() {
+    let stage = Stage::set(Setting::waiting(1)).await;
+    stage.account(1).await;
+    let gone = timeout(Duration::ZERO, stage.request(None)).await;
+    assert!(gone.is_err(), "it is being written");
+    is_full(&stage, None, 1).await;
+    until(|| stage.sign_in.models.index.live_approvals_count() == 1).await;
+    is_full(&stage, None, 1).await;
+    let (id, _) = stage.sign_in.models.index.live_approvals()[0];
+    stage.sign_in.cancel(RELYING_PARTY, id).await.unwrap();
+    until(|| stage.sign_in.models.index.live_approvals_count() == 0).await;
+    stage.request(None).await.unwrap();
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_supersedes_an_approval_has_its_place_and_no_other() {
+    let stage = Stage::set(Setting::waiting(1)).await;
+    stage.account(1).await;
+    for _ in 0..3 {
+        let newer = stage.request_in([1; 16], None).await.unwrap();
+        is_full(&stage, None, 1).await;
+        until(|| stage.sign_in.models.index.is_live(newer.id)).await;
+        is_full(&stage, None, 1).await;
+    }
+    let both = join_all([stage.request_in([1; 16], None), stage.request_in([1; 16], None)]).await;
+    assert!(both.iter().all(Result::is_ok), "{both:?}");
+    until(|| stage.sign_in.models.index.live_approvals_count() == 1).await;
+    is_full(&stage, None, 1).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn approvals_that_wait_have_their_places_after_a_restart_too() {
+    let mut stage = Stage::set(Setting::waiting(3)).await;
+    stage.account(1).await;
+    let mut ids = Vec::new();
+    for _ in 0..3 {
+        ids.push(stage.request(None).await.unwrap().id);
+    }
+    // The log is read again from its beginning, and then from what the index kept of itself when it was stopped.
+    for stops in [false, true] {
+        if stops {
+            stage.stop().await;
+        } else {
+            stage.crash().await;
+        }
+        stage = stage.next_set(Setting::waiting(2)).await;
+        is_full(&stage, None, 3).await;
+    }
+    for id in &ids[..2] {
+        stage.sign_in.cancel(RELYING_PARTY, *id).await.unwrap();
+    }
+    until(|| stage.sign_in.models.index.live_approvals_count() == 1).await;
+    stage.request(None).await.unwrap();
+    is_full(&stage, None, 2).await;
 }
 
 #[tokio::test(start_paused = true)]

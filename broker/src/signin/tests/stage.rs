@@ -42,6 +42,7 @@ use crate::{
     log::{Append, Crash, EventLog, Expected, Urgency},
     projection::Follower,
     push::{self, Accepted, PushKind, PushMessage, PushService, Pusher, QueueSettings, Report, Service},
+    shares::Most,
     signin::{
         SignIn,
         dispatch::{Dispatcher, Push, Reports},
@@ -103,14 +104,21 @@ impl Phones {
 /// How a stage is set.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Setting {
-    pub(crate) live_max: usize,
+    pub(crate) live_max: Most,
     pub(crate) pushes_max: usize,
     pub(crate) expiries_waiting: usize,
 }
 
+impl Setting {
+    /// At most so many approvals wait.
+    pub(crate) fn waiting(live_max: usize) -> Self {
+        Self { live_max: Most { in_all: live_max, of_one: live_max }, ..Self::default() }
+    }
+}
+
 impl Default for Setting {
     fn default() -> Self {
-        Self { live_max: 1_000, pushes_max: 1_000, expiries_waiting: 1_000 }
+        Self { live_max: Most { in_all: 1_000, of_one: 1_000 }, pushes_max: 1_000, expiries_waiting: 1_000 }
     }
 }
 
@@ -209,8 +217,13 @@ impl Stage {
 
     /// The next start on what is in the log.
     pub(crate) async fn next(&self) -> Self {
+        self.next_set(Setting::default()).await
+    }
+
+    /// The same with other settings.
+    pub(crate) async fn next_set(&self, setting: Setting) -> Self {
         let log = StagedLog::on(self.log.inner.crash(Crash::Keeps));
-        Self::start(log, Arc::clone(&self.keys), Arc::clone(&self.clock), Setting::default()).await
+        Self::start(log, Arc::clone(&self.keys), Arc::clone(&self.clock), setting).await
     }
 
     /// An account with so many active phones.
@@ -252,11 +265,29 @@ impl Stage {
         self.log.append(append).await.unwrap();
     }
 
-    /// Asks for the account's approval.
+    /// Asks for the account's approval, in a session of its own.
     pub(crate) async fn request(&self, key: Option<u8>) -> Result<Opened, crate::signin::Error> {
-        let session: [u8; 16] = self.sign_in.entropy.bytes();
+        self.request_in(self.sign_in.entropy.bytes(), key).await
+    }
+
+    /// The same in this session.
+    pub(crate) async fn request_in(
+        &self,
+        session: [u8; 16],
+        key: Option<u8>,
+    ) -> Result<Opened, crate::signin::Error> {
+        self.request_of(RELYING_PARTY, session, key).await
+    }
+
+    /// The same for this relying party.
+    pub(crate) async fn request_of(
+        &self,
+        relying_party: RelyingPartyId,
+        session: [u8; 16],
+        key: Option<u8>,
+    ) -> Result<Opened, crate::signin::Error> {
         let new = NewRequest {
-            relying_party: RELYING_PARTY,
+            relying_party,
             relying_party_name: DisplayText::recorded("Example"),
             account: ACCOUNT,
             application: DisplayText::recorded("Webmail"),

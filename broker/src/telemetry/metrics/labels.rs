@@ -50,6 +50,7 @@ label! {
         UnknownAccount = "unknown_account",
         Rejected = "rejected",
         TooManyLive = "too_many_live",
+        TooManyLiveOfRelyingParty = "too_many_live_of_relying_party",
         Overloaded = "overloaded",
         RateLimited = "rate_limited",
         Failed = "failed",
