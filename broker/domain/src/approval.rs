@@ -323,7 +323,8 @@ impl Approval {
         Self {
             id: request.approval,
             relying_party: request.relying_party,
-            session_binding: request.session_binding.clone(),
+            // Of its own: what came from outside is a slice of all that came with it, and would keep that for a day.
+            session_binding: Bytes::copy_from_slice(&request.session_binding),
             idempotency: request.idempotency.clone(),
             policy: request.policy,
             requested_at: at,
