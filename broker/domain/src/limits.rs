@@ -29,7 +29,7 @@ pub const APPROVALS_ENDED_KEPT_MAX: usize = 256;
 pub const APPROVALS_REFUSED_KEPT_MAX: usize = 64;
 /// Whoever asks is told of an approval or an enrolment for so long after it began; then the log alone knows it. So what
 /// an id costs that nobody was given is bounded.
-pub const TOLD_FOR: Duration = Duration::from_secs(24 * 60 * 60);
+pub const TOLD_FOR: Duration = Duration::from_secs(7 * 24 * 60 * 60);
 /// Requests of one account that are refused with an outcome, and so with an event, within `REFUSALS_WINDOW`. Those
 /// beyond are told when to ask again, and leave nothing behind.
 pub const REFUSALS_RECORDED_MAX: usize = 10;

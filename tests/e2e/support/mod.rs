@@ -44,11 +44,17 @@ pub(crate) async fn world_with(settings: &[(&str, &str)]) -> Result<World> {
     World::with_edited("", |text| set(&text, settings)).await
 }
 
-/// The configuration with these settings instead of those in it, or of those that it names as what holds without them.
+/// The configuration with these settings instead of those in it; of one that is not, instead of what it names as holding
+/// without it.
 pub(crate) fn set(text: &str, settings: &[(&str, &str)]) -> String {
+    fn key_of(line: &str) -> &str {
+        line.split('=').next().unwrap_or_default().trim()
+    }
+    let stands = |key: &str| text.lines().any(|line| key_of(line) == key);
     let mut found = vec![0; settings.len()];
     let lines = text.lines().map(|line| {
-        let key = line.trim_start_matches("# ").split('=').next().unwrap_or_default().trim();
+        let named = line.strip_prefix("# ").map(key_of).filter(|key| !stands(key));
+        let key = named.unwrap_or(key_of(line));
         match settings.iter().position(|(name, _)| *name == key) {
             Some(at) => {
                 found[at] += 1;

@@ -1,6 +1,6 @@
 //! `countersign.v1.Approvals`, for login servers.
 
-use countersign_domain::{ApprovalId, RelyingPartyId, relying_party::Scope};
+use countersign_domain::{AccountId, ApprovalId, RelyingPartyId, event::Identity, relying_party::Scope};
 use countersign_proto::v1::{self, approvals_server::Approvals};
 use futures::StreamExt;
 use tonic::{Request, Response, Status};
@@ -14,7 +14,6 @@ use super::{
 };
 use crate::{
     api::auth::Caller,
-    keys::Keys,
     shares::Share,
     signin::{Error, request::NewRequest, request::Opened, wait::Standing},
     telemetry::{
@@ -122,7 +121,7 @@ impl Services {
     }
 
     async fn open(&self, caller: &Caller, request: &v1::RequestApprovalRequest) -> Result<Opened, Status> {
-        let new = new_request(&self.sign_in.keys, self.free_text, caller, request)?;
+        let new = new_request(caller, request, self.free_text, |who| self.account_id(who))?;
         let opened = self.sign_in.request(new).await.map_err(login)?;
         // Its ending has a line of its own, with the reason of a refusal; this one also tells of a repeated request.
         tracing::info!(approval = %opened.id, relying_party = %caller.id, "requested");
@@ -155,10 +154,10 @@ impl Services {
 
 /// What a login server asks for, its fields checked.
 pub(super) fn new_request(
-    keys: &Keys,
-    free_text: bool,
     caller: &Caller,
     request: &v1::RequestApprovalRequest,
+    free_text: bool,
+    account_id: impl FnOnce(&Identity) -> AccountId,
 ) -> Result<NewRequest, Status> {
     let mut fields = Fields::default();
     let identity = fields.account(caller, request.account.as_ref());
@@ -173,7 +172,7 @@ pub(super) fn new_request(
     Ok(NewRequest {
         relying_party: caller.id,
         relying_party_name: caller.registration.name.clone(),
-        account: keys.account_id(&identity.realm, &identity.name),
+        account: account_id(&identity),
         application,
         context,
         session_binding,

@@ -93,7 +93,7 @@ impl Services {
         account: Option<&v1::AccountName>,
     ) -> Result<(AccountId, Identity), Status> {
         let identity = identity(caller, account)?;
-        Ok((self.sign_in.keys.account_id(&identity.realm, &identity.name), identity))
+        Ok((self.account_id(&identity), identity))
     }
 }
 

@@ -18,7 +18,7 @@ mod status;
 use std::{pin::Pin, sync::Arc, time::Duration};
 
 use axum::{middleware::Next, response::IntoResponse};
-use countersign_domain::{RelyingPartyId, relying_party::Scope};
+use countersign_domain::{AccountId, RelyingPartyId, event::Identity, relying_party::Scope};
 use countersign_proto::v1;
 use futures::{Stream, StreamExt, stream};
 use prost::Message;
@@ -111,6 +111,11 @@ impl Services {
         let shown = Shown { authorization, certificate_hash: peer.and_then(|peer| peer.certificate_hash) };
         let authenticated = self.authenticator.authenticate(shown, scope).await;
         authenticated.map_err(|error| self.not_let_in(from, error))
+    }
+
+    /// The account of whoever this is.
+    fn account_id(&self, identity: &Identity) -> AccountId {
+        self.sign_in.keys.account_id(&identity.realm, &identity.name)
     }
 
     /// A call of this relying party is about to wait; not if as many do as may. It does so until this is dropped, whether

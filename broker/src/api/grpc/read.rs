@@ -3,22 +3,22 @@
 
 use std::time::Duration;
 
-use countersign_domain::event::Identity;
+use countersign_domain::{AccountId, event::Identity};
 use countersign_proto::v1;
 use prost::{DecodeError, Message};
 use tonic::Status;
 
 use super::{approvals, enrolments, fields};
-use crate::{api::auth::Caller, keys::Keys, signin::request::NewRequest};
+use crate::{api::auth::Caller, signin::request::NewRequest};
 
 /// As `RequestApproval` and `OpenApproval` read them, where free text is allowed.
 pub fn request_approval(
-    keys: &Keys,
     caller: &Caller,
     bytes: &[u8],
+    account_id: impl FnOnce(&Identity) -> AccountId,
 ) -> Result<Result<NewRequest, Status>, DecodeError> {
     let request = v1::RequestApprovalRequest::decode(bytes)?;
-    Ok(approvals::new_request(keys, true, caller, &request))
+    Ok(approvals::new_request(caller, &request, true, account_id))
 }
 
 /// As `WaitApproval` reads how long to wait.

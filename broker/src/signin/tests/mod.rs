@@ -326,8 +326,8 @@ async fn approvals_that_wait_have_their_places_after_a_restart_too() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_login_is_told_of_an_approval_for_a_day_and_an_id_that_nobody_has_costs_no_more_reading() {
-    const A_DAY: u32 = 10;
+async fn a_login_is_told_of_an_approval_for_days_and_an_id_that_nobody_has_costs_no_more_reading() {
+    const IN_TIME: u32 = 10;
     let stage = Stage::new().await;
     stage.account(1).await;
     let request_and_cancel = async || {
@@ -336,8 +336,8 @@ async fn a_login_is_told_of_an_approval_for_a_day_and_an_id_that_nobody_has_cost
         id
     };
     let first = request_and_cancel().await;
-    for _ in 0..3 * A_DAY {
-        advance(limits::TOLD_FOR / A_DAY).await;
+    for _ in 0..3 * IN_TIME {
+        advance(limits::TOLD_FOR / IN_TIME).await;
         request_and_cancel().await;
     }
     let last = request_and_cancel().await;
@@ -348,9 +348,9 @@ async fn a_login_is_told_of_an_approval_for_a_day_and_an_id_that_nobody_has_cost
     let before = stage.log.entries_read();
     let nobodys = ApprovalId::new(ACCOUNT, [9; 16]);
     assert_eq!(stage.sign_in.standing(RELYING_PARTY, nobodys).await.unwrap_err(), unknown);
-    // A request and its end, each; and the one at which the day is over.
-    let (read, a_day) = (stage.log.entries_read() - before, A_DAY as usize);
-    assert!((2 * a_day..=2 * a_day + 5).contains(&read), "{read} entries");
+    // A request and its end, each; and the one at which the time is over.
+    let (read, in_time) = (stage.log.entries_read() - before, IN_TIME as usize);
+    assert!((2 * in_time..=2 * in_time + 5).contains(&read), "{read} entries");
 }
 
 #[tokio::test(start_paused = true)]

@@ -21,7 +21,7 @@ use super::{
     log::{
         fuzz_archive, fuzz_folds, fuzz_snapshots, fuzz_store_group, make_fold_checksums_right, with_checksum,
     },
-    logins::{caller, fuzz_requests},
+    logins::{account_id, caller, fuzz_requests},
     phones::{command, fuzz_envelopes, fuzz_phone_calls, sign},
     push::fuzz_retry_after,
     real::{ACCOUNT, KEY, KEYS, account, answer, question, text},
@@ -68,7 +68,7 @@ fn an_application_that_nobody_registered_is_found() {
         fuzz_requests("requests", |bytes| {
             let request = v1::RequestApprovalRequest::decode(bytes).ok()?;
             let known = v1::RequestApprovalRequest { application: "Webmail".to_owned(), ..request.clone() };
-            let mut new = read::request_approval(&KEYS, &caller, &known.encode_to_vec()).ok()?;
+            let mut new = read::request_approval(&caller, &known.encode_to_vec(), account_id).ok()?;
             if let Ok(new) = &mut new {
                 new.application = text(&request.application);
             }

@@ -7,7 +7,9 @@ use countersign::{
     signin::request::NewRequest,
 };
 use countersign_domain::{
-    Timestamp, limits,
+    AccountId, Timestamp,
+    event::Identity,
+    limits,
     relying_party::Registration,
     text::{DisplayText, Realm},
 };
@@ -23,7 +25,11 @@ use super::real::{KEYS, RELYING_PARTY, text};
 #[test]
 fn requests() {
     let caller = caller();
-    fuzz_requests("requests", |bytes| read::request_approval(&KEYS, &caller, bytes).ok());
+    fuzz_requests("requests", |bytes| read::request_approval(&caller, bytes, account_id).ok());
+}
+
+pub(super) fn account_id(identity: &Identity) -> AccountId {
+    KEYS.account_id(&identity.realm, &identity.name)
 }
 
 /// What is asked for by these bytes, if they are a request at all.
