@@ -133,9 +133,7 @@ impl Fields {
         let allowed = limits::SESSION_BINDING_BYTES;
         let problem =
             format!("must have {} to {} bytes, not {}", allowed.start(), allowed.end(), binding.len());
-        // Not a slice of the message's buffer, which would be kept with it.
-        let taken = allowed.contains(&binding.len()).then(|| bytes::Bytes::copy_from_slice(binding));
-        self.take("session_binding", taken.ok_or(problem))
+        self.take("session_binding", allowed.contains(&binding.len()).then(|| binding.clone()).ok_or(problem))
     }
 
     /// Knows the request again: the key within this relying party, and the body without the key.
