@@ -168,16 +168,7 @@ async fn people_of_the_past_sign_in_to_the_very_accounts_that_the_log_has_had_si
     let last_position = seeded["last_position"].as_u64().expect("it is in the figures");
     let people = People::of_the_past(&stage)?;
     assert_eq!(people.len(), 4);
-    let plan = Plan {
-        approvals: 8,
-        pace: Pace::InFlight(4),
-        mix: Mix::only(Profile::Approve),
-        lifetime: Duration::from_secs(15),
-        kills: 0,
-        survives: false,
-        gives_up: false,
-        seed: 1,
-    };
+    let plan = Plan::of(8, Pace::InFlight(4), Mix::only(Profile::Approve), Duration::from_secs(15));
     let records = load::run(&plan, &mut stage, &people, &Progress::default()).await?;
     let logged = Logged::read_from(&stage, last_position + 1).await?;
     assert_eq!(compare(records.all(), &logged, &[]).mismatches, []);

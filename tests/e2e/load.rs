@@ -82,16 +82,7 @@ async fn a_wrong_outcome_is_counted() -> Result<()> {
     let progress = Progress::default();
     let people = People::enrol(&stage, 4, &progress).await?;
     assert_eq!((people.len(), progress.enrolled()), (4, 4));
-    let plan = Plan {
-        approvals: 8,
-        pace: Pace::Rate(20.0),
-        mix: Mix::only(Profile::Approve),
-        lifetime: Duration::from_secs(15),
-        kills: 0,
-        survives: false,
-        gives_up: false,
-        seed: 1,
-    };
+    let plan = Plan::of(8, Pace::Rate(20.0), Mix::only(Profile::Approve), Duration::from_secs(15));
     let mut records = load::run(&plan, &mut stage, &people, &progress).await?;
     assert_eq!((progress.begun(), progress.ended()), (8, 8));
     let logged = Logged::read(&stage).await?;

@@ -204,16 +204,8 @@ impl Ageing {
 
     /// Everybody approves at once: how many a second, and the broker's CPU time for each in microseconds.
     async fn approve(&mut self, approvals: u64) -> Result<(f64, f64), BenchError> {
-        let plan = load::Plan {
-            approvals,
-            pace: Pace::InFlight(IN_FLIGHT),
-            mix: Mix::only(Profile::Approve),
-            lifetime: LIFETIME,
-            kills: 0,
-            survives: false,
-            gives_up: false,
-            seed: 1,
-        };
+        let plan =
+            load::Plan::of(approvals, Pace::InFlight(IN_FLIGHT), Mix::only(Profile::Approve), LIFETIME);
         let before = self.stage.usage().unwrap_or_default();
         let records = load::run(&plan, &mut self.stage, &self.people, &Progress::default()).await?;
         let used = self.stage.usage().unwrap_or_default().since(before);

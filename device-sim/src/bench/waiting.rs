@@ -61,16 +61,12 @@ pub async fn measure(plan: &Plan, program: &Path, step: impl Fn(&str)) -> Result
     stage.stop_broker().await?;
     stage.start_broker().await?;
     let before = stage.usage().unwrap_or_default();
-    let load = load::Plan {
-        approvals: plan.logins as u64,
-        pace: Pace::Rate(plan.rate),
-        mix: Mix::after(plan.think, Profile::Approve),
-        lifetime: LIFETIME,
-        kills: 0,
-        survives: false,
-        gives_up: false,
-        seed: 1,
-    };
+    let load = load::Plan::of(
+        plan.logins as u64,
+        Pace::Rate(plan.rate),
+        Mix::after(plan.think, Profile::Approve),
+        LIFETIME,
+    );
     step(&format!("{} logins come, {} a second, and wait until their phones answer", plan.logins, plan.rate));
     let progress = Progress::default();
     let broker = stage.process();

@@ -36,16 +36,7 @@ pub async fn measure(
     approvals: u64,
     pace: Pace,
 ) -> Result<Whole, BenchError> {
-    let plan = Plan {
-        approvals,
-        pace,
-        mix: Mix::only(Profile::Approve),
-        lifetime: LIFETIME,
-        kills: 0,
-        survives: false,
-        gives_up: false,
-        seed: 1,
-    };
+    let plan = Plan::of(approvals, pace, Mix::only(Profile::Approve), LIFETIME);
     let (before, progress) = (stage.usage(), Progress::default());
     let records = load::run(&plan, stage, people, &progress).await?;
     let used = before.zip(stage.usage()).map(|(before, after)| after.since(before));

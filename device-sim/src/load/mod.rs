@@ -68,6 +68,13 @@ pub struct Plan {
     pub seed: u64,
 }
 
+impl Plan {
+    /// These sign-ins and nothing else: the broker is left alone, and chance begins at the same place each time.
+    pub fn of(approvals: u64, pace: Pace, mix: Mix, lifetime: Duration) -> Self {
+        Self { approvals, pace, mix, lifetime, kills: 0, survives: false, gives_up: false, seed: 1 }
+    }
+}
+
 /// How far it has come. Clones share it.
 #[derive(Clone, Debug, Default)]
 pub struct Progress(Arc<Counts>);
